@@ -1,0 +1,222 @@
+"""Typed derivatives on trees, and the work-arounds that single torch versions need.
+
+``torch.func`` differentiates whole arguments and refuses integer tensors; these functions differentiate the
+floating-point leaves of a tree that are asked for and carry the rest along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch import pyfunctorch as _pyfunctorch
+from torch.autograd import forward_ad
+
+from metafunc import errors, tree
+from metafunc.tree import Tree
+
+Pull = Callable[[Tree], tuple[Tree, ...]]
+"""From a cotangent of the outcome to one cotangent per argument, with ``None`` at leaves not differentiated."""
+
+pyfunctorch: Any = _pyfunctorch
+_func: Any = torch.func
+_functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage]
+
+
+def _every_float(arg: Tree) -> Tree:
+    return tree.map(tree.is_float, arg)
+
+
+class _Selection:
+    """The differentiated leaves of some arguments, and how to rebuild the arguments around other leaves."""
+
+    def __init__(self, args: tuple[Tree, ...], needs: tuple[Tree, ...] | None) -> None:
+        self._leaves = tree.leaves(args)
+        self._spec = tree.structure(args)
+        wanted = tree.leaves(needs if needs is not None else tuple(_every_float(a) for a in args))
+        self._chosen = [
+            i
+            for i, (x, want) in enumerate(zip(self._leaves, wanted, strict=True))
+            if want and tree.is_float(x)
+        ]
+        self.primals: tuple[Tensor, ...] = tuple(self._leaves[i] for i in self._chosen)
+
+    def args(self, primals: Sequence[Tensor]) -> tuple[Tree, ...]:
+        """The arguments with ``primals`` at the chosen leaves."""
+        filled = list(self._leaves)
+        for i, x in zip(self._chosen, primals, strict=True):
+            filled[i] = x
+        return tree.rebuild(self._spec, filled)
+
+    def spread(self, values: Sequence[Any]) -> tuple[Tree, ...]:
+        """Trees like the arguments with ``values`` at the chosen leaves and ``None`` elsewhere."""
+        filled: list[Any] = [None] * len(self._leaves)
+        for i, x in zip(self._chosen, values, strict=True):
+            filled[i] = x
+        return tree.rebuild(self._spec, filled)
+
+    def gather(self, trees: tuple[Tree, ...]) -> tuple[Tensor, ...]:
+        """The chosen leaves of trees like the arguments; a missing one is zero."""
+        found = tree.leaves(trees)
+        return tuple(
+            torch.zeros_like(x) if found[i] is None else found[i]
+            for i, x in zip(self._chosen, self.primals, strict=True)
+        )
+
+
+def grad(fn: Callable[..., Tensor], x: Tree, *rest: Tree) -> Tree:
+    """The gradient of the scalar ``fn(x, *rest)`` in ``x``, a tree like ``x``."""
+    return _func.grad(lambda y: fn(y, *rest))(x)
+
+
+def vjp(fn: Callable[..., Tree], *args: Tree, needs: tuple[Tree, ...] | None = None) -> tuple[Tree, Pull]:
+    """The outcome of ``fn(*args)`` and its pull-back (vector-Jacobian product), which may be called many times.
+
+    Args:
+        fn: A function of trees.
+        args: Where to differentiate.
+        needs: One tree of booleans per argument: which leaves to differentiate. Default: every floating one.
+
+    Returns:
+        ``(fn(*args), pull)``; the graph behind ``pull`` is kept, so that one linearisation serves many products.
+    """
+    chosen = _Selection(args, needs)
+    if not chosen.primals:
+        return fn(*args), lambda _: chosen.spread(())
+    out, pull = _func.vjp(lambda *primals: fn(*chosen.args(primals)), *chosen.primals)
+    return out, lambda cotangent: chosen.spread(pull(cotangent))
+
+
+def jvp(fn: Callable[..., Tree], args: tuple[Tree, ...], tangents: tuple[Tree, ...]) -> tuple[Tree, Tree]:
+    """The outcome of ``fn(*args)`` and its push-forward (Jacobian-vector product) along ``tangents``.
+
+    ``None`` stands for a zero tangent. Some operators have no second derivative in forward mode (torch 2.13: mean
+    ``mse_loss``, Huber, attention, LSTM); there the product is formed by reverse mode twice, at about twice the cost.
+    """
+    present = tree.map(lambda t: t is not None, tangents)
+    chosen = _Selection(args, present)
+    if not chosen.primals:
+        out = fn(*args)
+        return out, tree.zeros_like(out)
+    along = chosen.gather(tangents)
+
+    def on_primals(*primals: Tensor) -> Tree:
+        return fn(*chosen.args(primals))
+
+    try:
+        return _func.jvp(on_primals, chosen.primals, along)
+    except (NotImplementedError, RuntimeError) as error:
+        if not _lacks_forward_rule(error):
+            raise
+        return _jvp_by_transposition(on_primals, chosen.primals, along)
+
+
+def _lacks_forward_rule(error: Exception) -> bool:
+    text = str(error)
+    return "forward AD" in text or "forward mode" in text or "jvp is not implemented" in text
+
+
+def _jvp_by_transposition(
+    fn: Callable[..., Tree], primals: tuple[Tensor, ...], tangents: tuple[Tensor, ...]
+) -> tuple[Tree, Tree]:
+    # u -> pull(u) is linear with matrix J^T, so its own pull-back applies J.
+    out, pull = _func.vjp(fn, *primals)
+    _, transpose = _func.vjp(pull, tree.zeros_like(out))
+    return out, transpose(tangents)[0]
+
+
+def vmap(fn: Callable[..., Tree], in_dims: Any = 0, randomness: str = "same") -> Callable[..., Tree]:
+    """``torch.func.vmap`` for a function whose outcome may have ``None`` among its leaves."""
+
+    def mapped(*args: Tree) -> Tree:
+        seen: list[Any] = []
+
+        def tensors_only(*args: Tree) -> list[Tensor]:
+            out = fn(*args)
+            found = tree.leaves(out)
+            seen[:] = [tree.structure(out), [x is not None for x in found]]
+            return [x for x in found if x is not None]
+
+        supply = iter(_func.vmap(tensors_only, in_dims=in_dims, randomness=randomness)(*args))
+        spec, present = seen
+        return tree.rebuild(spec, [next(supply) if there else None for there in present])
+
+    return mapped
+
+
+def is_differentiated(x: Any) -> bool:
+    """Whether a derivative of ``x`` is being taken: by autograd, or by an active ``torch.func`` transform."""
+    if not isinstance(x, Tensor):
+        return False
+    if x.requires_grad:
+        return True
+    while (level := _functorch.maybe_get_level(x)) is not None and level > 0:
+        if _functorch.is_gradtrackingtensor(x):
+            return True
+        x = _functorch.get_unwrapped(x)
+        if x.requires_grad:
+            return True
+    return False
+
+
+def vmap_under_derivative(args: Tree) -> bool:
+    """Whether a ``vmap`` is active inside an active derivative.
+
+    There torch 2.13 gives a silently wrong second derivative through training-mode ``batch_norm`` and
+    ``instance_norm``, so nothing may be differentiated twice by plain autodiff.
+    """
+    levels = pyfunctorch.retrieve_all_functorch_interpreters()
+    kinds = [str(level.key()) for level in levels]
+    derivatives = [i for i, kind in enumerate(kinds) if "Vmap" not in kind]
+    maps = [i for i, kind in enumerate(kinds) if "Vmap" in kind]
+    if not maps:
+        return False
+    if derivatives and max(maps) > min(derivatives):
+        return True
+    reverse = [level for level, kind in zip(levels, kinds, strict=True) if "Grad" in kind]
+    recording = reverse[0].prev_grad_mode() if reverse else torch.is_grad_enabled()
+    return recording and any(_base(x).requires_grad for x in tree.leaves(args) if isinstance(x, Tensor))
+
+
+def _base(x: Tensor) -> Tensor:
+    while _functorch.maybe_get_level(x) not in (None, -1, 0):
+        x = _functorch.get_unwrapped(x)
+    return x
+
+
+def without_tangents(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors without the tangents of the innermost forward-mode level."""
+    return tuple(forward_ad.unpack_dual(x).primal for x in tensors)
+
+
+def without_dead_levels(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The tensors without wrappers of transforms that have ended.
+
+    What torch saved inside a ``vjp`` is still wrapped when its pull-back is called later. Operators see through such
+    wrappers; a new transform does not.
+    """
+    return tuple(_functorch.unwrap_if_dead(x) for x in tensors)
+
+
+def forward_mode_enabled() -> Any:
+    """A context in which the outer levels of forward mode stay alive.
+
+    torch runs the ``jvp`` of an ``autograd.Function`` with all forward mode switched off, which loses the tangents of
+    the outer levels and makes forward-over-forward silently wrong.
+    """
+    return forward_ad._set_fwd_grad_enabled(True)  # pyright: ignore[reportPrivateUsage]
+
+
+def opaque_to_compiler(fn: Callable[..., Any], constant: type) -> Callable[..., Any]:
+    """``fn`` as one node that ``torch.compile`` does not look into; instances of ``constant`` pass as constants."""
+    dynamo: Any = torch._dynamo  # pyright: ignore[reportPrivateUsage]
+    if not hasattr(dynamo, "nonstrict_trace"):
+
+        def refuse(*_: Any) -> Any:
+            raise errors.no_compile(torch.__version__)
+
+        return refuse
+    tree.register_constant(constant)
+    return dynamo.nonstrict_trace(fn)

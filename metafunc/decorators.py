@@ -1,0 +1,145 @@
+"""Decorators that say what a user's own inner loop does, so that an estimator can be put around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from metafunc import errors, tree
+from metafunc.inner import Args, Gradient, Inner, check_like, from_theta, scalar
+from metafunc.tree import Tree
+
+Init = Callable[[Tree], Tree]
+
+
+def minimizes(
+    objective: Callable[..., Tensor], *, init: Init | None = None
+) -> Callable[[Callable[..., Tree]], Inner]:
+    """Say that the decorated function returns ``argmin_phi objective(phi, theta, *data)``.
+
+    The function may be anything: scipy, LBFGS, a loop with ``.item()``. It gets detached tensors, runs task by task
+    under ``vmap``, and is never differentiated: an implicit estimator needs its result only.
+
+    Args:
+        objective: ``objective(phi, theta, *data) -> scalar``, twice differentiable at the solution.
+        init: From ``theta`` to a tree that ``phi`` looks like. Default: ``phi`` looks like ``theta``.
+
+    Raises:
+        ValueError: At the call, if the function returns another tree, shape, dtype or device than announced.
+
+    Example:
+        >>> @mf.Implicit(mf.CG(max_steps=5))
+        ... @mf.minimizes(objective)
+        ... def adapt(theta, support): ...
+    """
+    check_callable(objective, "minimizes", "objective(phi, theta, *data) -> scalar")
+    checked = scalar(objective, "objective")
+
+    def decorate(fn: Callable[..., Tree]) -> Inner:
+        check_callable(fn, "minimizes", "adapt(theta, *data) -> phi")
+        return Inner(
+            init=from_theta(init),
+            objective=lambda phi, args: checked(phi, args.theta, *args.data),
+            solve=lambda args: fn(args.theta, *args.data),
+            functions=(objective, init),
+            name=_name(fn),
+        )
+
+    return decorate
+
+
+def solves(
+    residual: Callable[..., Tree], *, init: Init | None = None, symmetric: bool = False
+) -> Callable[[Callable[..., Tree]], Inner]:
+    """Say that the decorated function returns a root ``phi`` of ``residual(phi, theta, *data) = 0``.
+
+    Args:
+        residual: ``residual(phi, theta, *data)``, a tree like ``phi``.
+        init: From ``theta`` to a tree that ``phi`` looks like. Default: ``phi`` looks like ``theta``.
+        symmetric: Whether the Jacobian of the residual in ``phi`` is known to be symmetric. If not (the default),
+            solvers for symmetric systems such as ``CG`` are refused.
+
+    Raises:
+        ValueError: At the call, if the function returns another tree, shape, dtype or device than announced.
+    """
+    check_callable(residual, "solves", "residual(phi, theta, *data) -> like phi")
+
+    def decorate(fn: Callable[..., Tree]) -> Inner:
+        check_callable(fn, "solves", "adapt(theta, *data) -> phi")
+        name = _name(fn)
+        return Inner(
+            init=from_theta(init),
+            residual=_checked_residual(lambda phi, args: residual(phi, args.theta, *args.data), "residual"),
+            symmetric=symmetric,
+            solve=lambda args: fn(args.theta, *args.data),
+            functions=(residual, init),
+            name=name,
+        )
+
+    return decorate
+
+
+def iterates(
+    steps: int, *, init: Init | None = None, symmetric: bool = False
+) -> Callable[[Callable[..., Tree]], Inner]:
+    """Say that the decorated function is one step ``phi -> next phi`` of the inner loop, to be repeated.
+
+    Under ``Implicit`` the limit of the iteration is meant, the root of ``phi - step(phi, theta, *data)``.
+
+    Args:
+        steps: ``K``, how often the step is repeated.
+        init: From ``theta`` to the first ``phi``. Default: ``theta`` itself.
+        symmetric: Whether the Jacobian of the step in ``phi`` is known to be symmetric, as for gradient descent.
+
+    Raises:
+        ValueError: If ``steps`` is not positive; at the call, if a step returns another tree, shape, dtype or device.
+    """
+    check_steps(steps)
+
+    def decorate(fn: Callable[..., Tree]) -> Inner:
+        check_callable(fn, "iterates", "step(phi, theta, *data) -> next phi")
+        name = _name(fn)
+
+        def advance(phi: Tree, args: Args) -> Tree:
+            after = fn(phi, args.theta, *args.data)
+            check_like(after, phi, name)
+            return after
+
+        return Inner(
+            init=from_theta(init),
+            residual=lambda phi, args: tree.sub(phi, advance(phi, args)),
+            symmetric=symmetric,
+            steps=steps,
+            step=lambda _, state, args: (advance(state[0], args),),
+            functions=(fn, init),
+            name=name,
+        )
+
+    return decorate
+
+
+def _checked_residual(residual: Gradient, name: str) -> Gradient:
+    def checked(phi: Tree, args: Args) -> Tree:
+        value = residual(phi, args)
+        check_like(value, phi, name)
+        return value
+
+    return checked
+
+
+def check_steps(steps: Any) -> None:
+    """Raise unless ``steps`` is a positive integer."""
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        raise errors.out_of_range("steps", steps, "an integer of at least 1", "e.g. steps=5")
+
+
+def check_callable(fn: Any, name: str, signature: str) -> None:
+    """Raise unless ``fn`` can be called."""
+    if not callable(fn):
+        raise errors.not_callable(name, signature, fn)
+
+
+def _name(fn: Callable[..., Any]) -> str:
+    return getattr(fn, "__name__", type(fn).__name__)

@@ -1,0 +1,95 @@
+"""The one abstraction: an estimator is a derivative rule for ``adapt(theta, *data) -> phi``."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from metafunc import autodiff, errors, tree
+from metafunc.dependence import refuse_captured
+from metafunc.inner import Args, Inner
+from metafunc.plug import Plug
+from metafunc.rule import Handle, Rule, Stats, call, linearize
+from metafunc.tree import Tree
+
+
+class Estimator(Plug, ABC):
+    """A way to differentiate an inner solve.
+
+    Laws: the estimator never changes ``phi``. An exact one gives the derivative of the solve (``Explicit``) or of the
+    solution (``Implicit``), and so do its second derivatives; a biased one puts another linear map in its place and
+    refuses second derivatives.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def rule(self, inner: Inner) -> Rule:
+        """The derivative rule for ``inner``: a function of :class:`~metafunc.inner.Args` whose first outcome is
+        ``phi``. Raises if this estimator cannot serve this inner problem."""
+
+    def __call__(self, inner: Inner) -> Adapt:
+        """Wrap an inner problem: ``adapt = estimator(inner)``, and ``phi = adapt(theta, *data)``."""
+        if isinstance(inner, Adapt):
+            raise errors.wrapped_twice(repr(self), repr(inner.estimator))
+        if not isinstance(inner, Inner):
+            raise errors.not_an_inner_problem(type(self).__name__, inner)
+        return Adapt(self, inner, Handle(self.rule(inner)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Adapt:
+    """``adapt(theta, *data) -> phi``: an ordinary function under every ``torch.func`` transform."""
+
+    estimator: Estimator
+    inner: Inner
+    handle: Handle
+
+    def __call__(self, theta: Tree, *data: Tree) -> Tree:
+        """Adapt to one task.
+
+        Args:
+            theta: The meta-parameters; gradients flow to every floating-point leaf.
+            data: The task's data; gradients flow to every floating-point leaf.
+
+        Returns:
+            ``phi``, a tree like ``init(theta)``.
+        """
+        return call(self.handle, self._args(theta, data))[0]
+
+    def linearize(
+        self, theta: Tree, *data: Tree, needs: tuple[Tree, Tree] | None = None
+    ) -> tuple[Tree, Callable[[Tree], tuple[Tree, tuple[Tree, ...], Stats]]]:
+        """``phi``, and the pull-back of the solve together with what it learns on the way.
+
+        Args:
+            theta: As for a call.
+            data: As for a call.
+            needs: Trees of booleans like ``theta`` and ``data``: the leaves whose cotangent is asked for. Default:
+                every floating leaf of ``theta``, none of ``data``.
+
+        Returns:
+            ``(phi, pull)`` with ``pull(v) -> (theta_bar, data_bar, stats)`` for a cotangent ``v`` of ``phi``;
+            ``None`` stands for a cotangent that was not asked for.
+        """
+        args = self._args(theta, data)
+        wanted = Args(
+            tree.map(tree.is_float, theta) if needs is None else needs[0],
+            tree.map(lambda _: False, data) if needs is None else needs[1],
+            tree.map(autodiff.is_differentiated, args.hyper),
+        )
+        out, pullback = linearize(self.handle, args, wanted)
+
+        def pull(v: Tree) -> tuple[Tree, tuple[Tree, ...], Stats]:
+            bar, stats = pullback((v, *(None for _ in out[1:])))
+            return bar.theta, bar.data, stats
+
+        return out[0], pull
+
+    def _args(self, theta: Tree, data: tuple[Tree, ...]) -> Args:
+        refuse_captured(*self.inner.functions)
+        return self.inner.args(theta, data)
+
+    def __repr__(self) -> str:
+        return f"{self.estimator!r}({self.inner.name})"

@@ -1,0 +1,164 @@
+"""The truncated binomial expansion of the chain of steps (BinomMAML)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from metafunc import autodiff, errors, tree
+from metafunc.curvature import Curvature, Exact
+from metafunc.dependence import dependencies, require_reach
+from metafunc.estimator import Estimator
+from metafunc.inner import Args, Inner
+from metafunc.path import Path, cotangent_of_phi, path_of
+from metafunc.rule import Rule, Stats
+from metafunc.tree import Tree
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Binomial(Estimator):
+    """The product of the steps' Jacobians, expanded and cut after ``order`` factors.
+
+    Maths: with step Jacobians ``I + N_k`` the exact product is the sum of all chains ``N_{k_1}^T ... N_{k_l}^T v``
+    with ``k_1 < ... < k_l``; the estimate keeps those of ``l <= order`` factors. For gradient descent
+    ``N_k = -lr H_k``. A step that depends on ``theta`` is one on the pair ``(phi, theta)``, whose expansion is cut in
+    the same way: the term ``(dT_k/dtheta)^T`` counts as one factor.
+
+    Source: binommaml (8), Theorem 3.2, Algorithm 2; (39) for ``window``; appendix C.2 for ``rescale``. Differs in:
+    any step map in place of plain gradient descent.
+
+    Exact when: ``order = window = K``. ``order = 0`` is ``FirstOrder``.
+
+    Bias: minus the sum of the chains of more than ``order`` factors; *larger* than first-order's where
+    ``K lr ||H||`` is well above 1 and ``order`` is small.
+
+    Cost: ``K`` gradients forward; ``order`` rounds of ``window - order + 1`` independent Hessian-vector products back,
+    each round one ``vmap``. Memory: the activations of one round and ``window`` copies of ``phi``.
+
+    Attributes:
+        order: ``L``, in ``0..window``.
+        window: ``C``, the number of last steps that are expanded; the earlier ones count as the identity. Default: all.
+        rescale: Take ``order/window`` of every factor ``N_k``, which keeps the expansion in its range for large
+            learning rates at the price of a bias of first order.
+        curvature: How the second derivatives of the inner objective are formed.
+
+    Raises:
+        ValueError: If ``order`` or ``window`` is out of range.
+        TypeError: Around a black-box solver.
+        ZeroGradientError: With ``order = 0``, for a gradient to anything but the initialisation.
+    """
+
+    order: int
+    window: int | None = None
+    rescale: bool = False
+    curvature: Curvature = Exact()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.order, bool) or not isinstance(self.order, int) or self.order < 0:
+            raise errors.out_of_range("order", self.order, "an integer of at least 0", "e.g. order=2")
+        if self.window is not None and (
+            isinstance(self.window, bool)
+            or not isinstance(self.window, int)
+            or self.window < max(1, self.order)
+        ):
+            expected = f"None or an integer of at least max(1, order) = {max(1, self.order)}"
+            raise errors.out_of_range("window", self.window, expected, "or leave it out to expand every step")
+
+    def rule(self, inner: Inner) -> Rule:
+        """See :class:`Binomial`."""
+        path = path_of(inner, self.curvature, "Binomial")
+        for option, value in (("order", self.order), ("window", self.window or 0)):
+            if value > inner.steps:
+                raise errors.longer_than_path(option, value, inner.steps, inner.name)
+        window = self.window or inner.steps
+        factor = self.order / window if self.rescale else 1.0
+        return Expanded(path, self.order, window, factor, repr(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded(Rule):
+    """Outcome: ``phi_K`` and the states before each of the last ``window`` steps, stacked."""
+
+    path: Path
+    order: int
+    window: int
+    factor: float
+    label: str
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    @property
+    def exact(self) -> bool:
+        return self.order == self.window == self.path.inner.steps and self.factor == 1.0
+
+    def forward(self, args: Args) -> tuple[Tree, ...]:
+        *before, final = self.path.last(args, self.window)
+        return final[0], tree.stack(before)
+
+    def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
+        # E(l, m): the chains of at most l factors over the steps m, m+1, ... of the window, applied to v. Round l makes
+        # E(l, m) for m in [order - l, window - l] from E(l-1, m+1). At the highest m it is the full product.
+        states, (v_phi, v_states) = out[1], cotangent
+        v, width, bar = cotangent_of_phi(v_phi, tree.index(states, -1)), self.window - self.order + 1, None
+        expanded = tree.map(lambda x: x.expand(width, *x.shape), v)
+        for l in range(1, self.order + 1):
+            here = slice(self.order - l, self.window - l + 1)
+            factors, more = autodiff.vmap(lambda s, u, a: self._factor(s, a, u, needs), in_dims=(0, 0, None))(
+                tree.index(states, here), expanded, args
+            )
+            # A term through the arguments takes E(order - 1, m + 1), known before the last round for the highest m only.
+            share = tree.map(_summed, more) if l == self.order else tree.index(more, -1)
+            bar = share if bar is None else tree.merge(share, bar)
+            expanded = tree.map(lambda e, n: e[-1] + _sums_from(n), expanded, factors)
+            if v_states is not None:  # met by an exact expansion only, whose rounds are single steps
+                expanded = tree.add(expanded, tree.index(v_states, here))
+        start = self.path.pull_first(args, tree.index(expanded, 0), needs)
+        if bar is None:
+            reached = dependencies(self.path.first, args)
+            require_reach(
+                self.label, "use Binomial(1) or higher, or Explicit", self._solve, reached, args, needs
+            )
+            return start, {}
+        return tree.merge(start, bar), {}
+
+    def _factor(self, state: Tree, args: Args, u: Tree, needs: Tree) -> tuple[Tree, Tree]:
+        """``N_k^T u``: its part for the state, and its part for the arguments."""
+        back, bar = self.path.pull_step(state, args, u, needs)
+        return tree.scale(self.factor, tree.sub(back, u)), tree.map(self._scaled, bar)
+
+    def _scaled(self, x: Tensor | None) -> Tensor | None:
+        return None if x is None else self.factor * x
+
+    def pushforward(self, args: Args, out: tuple[Tree, ...], tangent: Tree) -> tuple[Tree, ...]:
+        # by_length[l]: the chains of exactly l factors over the steps so far.
+        first = self.path.push_first(args, tangent)
+        by_length = [first, *(tree.zeros_like(first) for _ in range(self.order))]
+        still, moved = tree.map(lambda _: None, tangent), []
+        for k in range(self.window):
+            moved.append(_total(by_length))
+            state = tree.index(out[1], k)
+            for l in range(self.order, 0, -1):
+                t = by_length[l - 1]
+                ahead = self.path.push_step(state, args, t, tangent if l == 1 else still)
+                by_length[l] = tree.add(by_length[l], tree.scale(self.factor, tree.sub(ahead, t)))
+        return _total(by_length)[0], tree.stack(moved)
+
+    def _solve(self, args: Args) -> Tree:
+        return self.path.step(self.path.first(args), args)
+
+
+def _sums_from(terms: Tensor) -> Tensor:
+    """``sums[m] = terms[m] + terms[m+1] + ...`` along the first axis."""
+    return terms.flip(0).cumsum(0).flip(0)
+
+
+def _summed(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.sum(0)
+
+
+def _total(trees: list[Tree]) -> Tree:
+    return tree.map(lambda *xs: sum(xs[1:], xs[0]), *trees)

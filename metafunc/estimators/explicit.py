@@ -1,0 +1,123 @@
+"""Exact differentiation through the steps (MAML)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from metafunc import errors, tree
+from metafunc.curvature import Curvature, Exact
+from metafunc.estimator import Estimator
+from metafunc.inner import Args, Inner
+from metafunc.path import Path, cotangent_of_phi, path_of
+from metafunc.rule import Rule, Stats
+from metafunc.tree import Tree
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Explicit(Estimator):
+    """The exact derivative of the solver's path: unrolling, MAML.
+
+    Maths: for ``phi_{k+1} = T(phi_k, theta)`` the cotangent ``v`` of ``phi_K`` is carried back through every step,
+    ``v <- (dT/dphi_k)^T v`` and ``theta_bar += (dT/dtheta)^T v``; for gradient descent the first is
+    ``(I - lr H_k) v``.
+
+    Source: binommaml (3)-(4); hf-maml (10)-(11) with ``curvature=CentralDifference()``, here for ``K`` steps.
+
+    Exact when: always, for the derivative of the path.
+
+    Cost: ``K`` gradients forward and ``K`` Hessian-vector products back. Memory: the activations of all ``K`` steps;
+    with ``checkpoint=True`` those of one step and ``K`` copies of ``phi``, for another ``K`` gradients; with
+    ``checkpoint=n`` those of one step and ``K/n + n`` copies, for another ``2 K`` gradients.
+
+    Attributes:
+        checkpoint: ``False`` keeps activations; ``True`` recomputes every step from its stored ``phi_k``; an integer
+            ``n`` stores every ``n``-th ``phi_k`` only. (Where ``vmap`` runs inside a derivative, activations are never
+            kept: see :func:`metafunc.autodiff.vmap_under_derivative`.)
+        curvature: How the second derivatives of the inner objective are formed.
+
+    Raises:
+        ValueError: If ``checkpoint`` is neither a boolean nor a positive integer of at most ``K``.
+        TypeError: Around a black-box solver.
+    """
+
+    checkpoint: bool | int = False
+    curvature: Curvature = Exact()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.checkpoint, int) or (
+            not isinstance(self.checkpoint, bool) and self.checkpoint < 1
+        ):
+            raise errors.out_of_range(
+                "checkpoint", self.checkpoint, "a boolean or a positive integer", "e.g. True"
+            )
+
+    def rule(self, inner: Inner) -> Rule:
+        """See :class:`Explicit`."""
+        path = path_of(inner, self.curvature, "Explicit")
+        segment = int(self.checkpoint) or 1
+        if segment > inner.steps:
+            raise errors.longer_than_path("checkpoint", segment, inner.steps, inner.name)
+        return Unrolled(path, segment, keep_activations=self.checkpoint is False, label=repr(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Unrolled(Rule):
+    """Outcome: ``phi_K`` and the states at the start of every segment, stacked.
+
+    The states are outcomes with cotangents of their own, not hidden residuals: that is what makes the derivative of
+    the pull-back, which passes through them, exact.
+    """
+
+    path: Path
+    segment: int
+    keep_activations: bool
+    label: str
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    @property
+    def plain(self) -> Callable[[Tree], tuple[Tree, ...]] | None:
+        return self._unroll if self.keep_activations else None
+
+    def _unroll(self, args: Args) -> tuple[Tree, ...]:
+        return (self.path.last(args, 0)[-1][0],)
+
+    def forward(self, args: Args) -> tuple[Tree, ...]:
+        state, stored = self.path.first(args), []
+        for start in self._starts():
+            stored.append(state)
+            state = self.path.run(args, state, self._length(start))[-1]
+        return state[0], tree.stack(stored)
+
+    def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
+        phi, stored = out
+        v_phi, v_stored = cotangent
+        bar, v = None, None
+        for i, start in reversed(list(enumerate(self._starts()))):
+            states = self.path.run(args, tree.index(stored, i), self._length(start) - 1)
+            for state in reversed(states):
+                v = cotangent_of_phi(v_phi, state) if v is None else v
+                v, more = self.path.pull_step(state, args, v, needs)
+                bar = more if bar is None else tree.merge(more, bar)
+            if v_stored is not None:
+                v = tree.merge(v, tree.index(v_stored, i))
+        return tree.merge(self.path.pull_first(args, v, needs), bar), {}
+
+    def pushforward(self, args: Args, out: tuple[Tree, ...], tangent: Tree) -> tuple[Tree, ...]:
+        _, stored = out
+        t, moved = self.path.push_first(args, tangent), []
+        for i, start in enumerate(self._starts()):
+            moved.append(t)
+            for state in self.path.run(args, tree.index(stored, i), self._length(start) - 1):
+                t = self.path.push_step(state, args, t, tangent)
+        return t[0], tree.stack(moved)
+
+    def _starts(self) -> range:
+        return range(0, self.path.inner.steps, self.segment)
+
+    def _length(self, start: int) -> int:
+        return min(self.segment, self.path.inner.steps - start)

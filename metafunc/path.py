@@ -1,0 +1,83 @@
+"""A path of steps seen from the derivative side: run it, remember its last states, and cross one step either way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from metafunc import errors, tree
+from metafunc.autodiff import jvp, vjp
+from metafunc.curvature import Curvature, Exact
+from metafunc.inner import Args, Gradient, Inner, plain_gradient
+from metafunc.tree import Tree
+
+State = tuple[Tree, ...]
+"""The solver's state; its first child is ``phi``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The steps of ``inner`` on a gradient map that some curvature has made."""
+
+    inner: Inner
+    gradient: Gradient
+
+    def first(self, args: Args) -> State:
+        """The state before the first step."""
+        return self.inner.begin(self.inner.init(args))
+
+    def step(self, state: State, args: Args) -> State:
+        """The next state."""
+        assert self.inner.step is not None
+        return tuple(self.inner.step(self.gradient, state, args))
+
+    def run(self, args: Args, start: State, steps: int) -> list[State]:
+        """The states from ``start`` over ``steps`` steps, both ends included."""
+        states = [start]
+        for _ in range(steps):
+            states.append(self.step(states[-1], args))
+        return states
+
+    def last(self, args: Args, keep: int) -> list[State]:
+        """The last ``keep`` states and the final one, of a run from the beginning."""
+        state = self.first(args)
+        for _ in range(self.inner.steps - keep):
+            state = self.step(state, args)
+        return self.run(args, state, keep)
+
+    def pull_step(self, state: State, args: Args, v: State, needs: Tree) -> tuple[State, Tree]:
+        """From the cotangent of the next state to those of this one and of the arguments."""
+        every = tree.map(tree.is_float, state)
+        _, pull = vjp(self.step, state, args, needs=(every, needs))
+        state_bar, args_bar = pull(v)
+        return state_bar, args_bar
+
+    def pull_first(self, args: Args, v: State, needs: Tree) -> Tree:
+        """From the cotangent of the first state to that of the arguments."""
+        _, pull = vjp(self.first, args, needs=(needs,))
+        return pull(v)[0]
+
+    def push_step(self, state: State, args: Args, t: State, tangent: Tree) -> State:
+        """From the tangents of a state and of the arguments to that of the next state."""
+        return jvp(self.step, (state, args), (t, tangent))[1]
+
+    def push_first(self, args: Args, tangent: Tree) -> State:
+        """From the tangent of the arguments to that of the first state."""
+        return jvp(self.first, (args,), (tangent,))[1]
+
+
+def cotangent_of_phi(v: Tree | None, state: State) -> State:
+    """The cotangent of a whole state in which only ``phi`` has one."""
+    zeros: tuple[Any, ...] = tree.zeros_like(state)
+    return zeros if v is None else (v, *zeros[1:])
+
+
+def path_of(inner: Inner, curvature: Curvature, estimator: str) -> Path:
+    """The path of ``inner`` under ``curvature``; raises if there is none that an estimator could follow."""
+    if inner.step is None:
+        raise errors.needs_path(estimator, inner.name)
+    if inner.objective is None:
+        if not isinstance(curvature, Exact):
+            raise errors.needs_curvature_free(estimator, inner.name)
+        return Path(inner, plain_gradient(None))
+    return Path(inner, curvature.gradient(inner.objective))

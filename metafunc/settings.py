@@ -1,0 +1,67 @@
+"""Hyperparameters of an inner solver that may be constants, tensors, trees, or functions of the meta-parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from metafunc import errors, tree
+from metafunc.inner import Args
+from metafunc.tree import Tree
+
+Setting: TypeAlias = float | Tensor | Callable[[Tree], Any] | dict[str, Any] | list[Any] | tuple[Any, ...]
+"""A float, a tensor, a tree of these shaped like the parameters, or a function from ``theta`` to any of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Named settings, each read off the arguments of a solve by its reader.
+
+    A tensor given at declaration becomes part of the arguments of every solve (``Args.hyper``), so that gradients flow
+    to it as they do to ``theta``.
+    """
+
+    values: dict[str, Setting]
+
+    @property
+    def hyper(self) -> dict[str, Tree]:
+        """The settings that are tensors, or trees with tensors in them."""
+        return {
+            name: value
+            for name, value in self.values.items()
+            if not callable(value) and any(isinstance(leaf, Tensor) for leaf in tree.leaves(value))
+        }
+
+    @property
+    def functions(self) -> tuple[Callable[[Tree], Any], ...]:
+        """The settings that are functions of ``theta``."""
+        return tuple(value for value in self.values.values() if callable(value))
+
+    @property
+    def readers(self) -> dict[str, Callable[[Args], Any]]:
+        """For every setting the function that reads it off the arguments of a solve."""
+        return {name: self._reader(name, value) for name, value in self.values.items()}
+
+    @staticmethod
+    def _reader(name: str, value: Any) -> Callable[[Args], Any]:
+        if callable(value):
+            return lambda args: value(args.theta)
+        return lambda args: args.hyper.get(name, value)
+
+
+def check_setting(name: str, value: Any, low: float, high: float, strict: bool, hint: str) -> None:
+    """Raise unless a setting is of a kind that can be one and, where it is a plain number, lies in its range."""
+    if callable(value):
+        return
+    for leaf in tree.leaves(value):
+        if isinstance(leaf, bool) or not isinstance(leaf, int | float | Tensor):
+            raise errors.not_a(name, "a float, a tensor, a tree of these, or a function of theta", leaf)
+        if isinstance(leaf, Tensor):
+            if not leaf.is_floating_point():
+                raise errors.not_a(name, "a floating-point tensor", leaf.dtype)
+        elif not (low < leaf if strict else low <= leaf) or not leaf < high:
+            bracket = "(" if strict else "["
+            raise errors.out_of_range(name, leaf, f"a number in {bracket}{low:g}, {high:g})", hint)
