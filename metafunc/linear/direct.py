@@ -24,7 +24,20 @@ class Direct(LinearSolver):
 
     def solve(self, matvec: Matvec, b: Tensor) -> tuple[Tensor, Stats]:
         """See :class:`Direct`."""
-        columns = torch.func.vmap(matvec)(torch.eye(b.numel(), dtype=b.dtype, device=b.device))
+        columns = _columns(matvec, torch.eye(b.numel(), dtype=b.dtype, device=b.device))
         # solve_ex does not raise on a singular matrix: raising on data would break under vmap.
         x, _ = torch.linalg.solve_ex(columns.T, b)
         return x, figures(torch.full_like(b.sum(), b.numel()), b, b - columns.T @ x)
+
+
+def _columns(matvec: Matvec, units: Tensor) -> Tensor:
+    """The matrix, one column in each row: all at once where torch can batch the product, else one by one.
+
+    (The double backward of a convolution accumulates in place, which torch cannot batch in a cotangent alone.)
+    """
+    try:
+        return torch.func.vmap(matvec)(units)
+    except RuntimeError as error:
+        if "vmap" not in str(error):
+            raise
+        return torch.stack([matvec(unit) for unit in units])

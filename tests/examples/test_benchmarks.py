@@ -1,0 +1,89 @@
+"""The benchmarks' quick modes run, and what they write makes sense. Nothing here asserts a time."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("rich")
+
+ROOT = Path(__file__).parents[2]
+Row = dict[str, str]
+
+
+def run(script: str, out: Path) -> str:
+    """What a script prints in its quick mode; it writes to ``out``."""
+    # The scripts import metafunc as users do, so it is put in their way here even where it is not installed.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "examples" / script), "--quick", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def read(path: Path) -> list[Row]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000
+
+
+def test_speed(tmp_path: Path) -> None:
+    assert "exact contestants agree in float64" in run("benchmarks/speed.py", tmp_path)
+    assert is_png(tmp_path / "speed.png")
+    rows = read(tmp_path / "speed.csv")
+    assert len({row["problem"] for row in rows}) == 2
+    rows = [row for row in rows if row["note"] != "not installed"]
+    exact = [row for row in rows if row["kind"] == "exact"]
+    assert len(exact) >= 2 * 7
+    assert {row["note"] for row in rows} == {""}
+    assert all(float(row["difference"]) < 1e-10 for row in exact)
+    # The biased ones are biased, else the agreement above would be that of a degenerate problem.
+    first_order = [row for row in rows if row["contestant"].endswith("FirstOrder()")]
+    assert len(first_order) == 2
+    assert all(float(row["difference"]) > 0.05 for row in first_order)
+    for row in rows:
+        assert float(row["min_ms"]) > 0
+        assert int(row["counted_products"]) == int(row["need_products"]), row["contestant"]
+        assert int(row["counted_gradients"]) >= int(row["need_gradients"]), row["contestant"]
+    for row in exact:
+        assert int(row["counted_gradients"]) == int(row["need_gradients"]), row["contestant"]
+
+
+def test_memory(tmp_path: Path) -> None:
+    assert "ru_maxrss" in run("benchmarks/memory.py", tmp_path)
+    assert is_png(tmp_path / "memory_1_tasks.png")
+    cells = {(r["contestant"], int(r["steps"])): r for r in read(tmp_path / "memory_1_tasks.csv")}
+    tensors = {cell: int(row["tensor_bytes"]) for cell, row in cells.items()}
+    assert tensors["Explicit()", 10] > 2 * tensors["Explicit()", 2]
+    assert tensors["Implicit(CG(5))", 10] < 0.5 * tensors["Explicit()", 10]
+    assert all(int(row["process_bytes"]) >= 0 for row in cells.values())
+    assert int(cells["Explicit()", 10]["process_bytes"]) > int(cells["Explicit()", 2]["process_bytes"])
+
+
+def test_imaml_fig2a(tmp_path: Path) -> None:
+    run("papers/imaml_fig2a.py", tmp_path)
+    assert is_png(tmp_path / "imaml_fig2a.png")
+    rows = read(tmp_path / "imaml_fig2a.csv")
+    error = {(float(r["largest"]), r["estimator"], int(r["steps"])): float(r["mean"]) for r in rows}
+    last, first = max(k for _, _, k in error), min(k for _, _, k in error)
+    assert (first, last) == (1, 320)
+    for largest in (50.0, 1.0):
+        assert error[largest, "Explicit", last] < 1e-12
+        assert error[largest, "Implicit, 20 CG", last] < 1e-6
+        # More conjugate gradients leave less, and two leave something.
+        ends = [error[largest, f"Implicit, {n} CG", last] for n in (2, 5, 20)]
+        assert ends == sorted(ends, reverse=True)
+        assert ends[0] > 1e-4
+        assert error[largest, "Explicit", first] > 1e-3
+        # CG that has done its work leaves only what the inner steps lack, which is less than the path's Jacobian lacks.
+        assert error[largest, "Implicit, 20 CG", first] < error[largest, "Explicit", first]
+    assert error[50.0, "Implicit, 5 CG", last] > 1e-3 > error[1.0, "Implicit, 5 CG", last]
