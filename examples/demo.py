@@ -46,9 +46,9 @@ class Options:
     )
     ways: int = 5  # Letters in a task.
     shots: int = 1  # Drawings of each letter to learn it from.
-    inner_steps: int = 3  # Steps of gradient descent on these.
-    inner_lr: float = 0.4  # The learning rate of these steps.
-    width: int = 32  # Channels of the net.
+    inner_steps: int = 5  # Steps of gradient descent on these.
+    inner_lr: float = 0.1  # The learning rate of these steps.
+    width: int = 16  # Channels of the net.
     tasks: int = 8  # Tasks in a meta-batch.
     lr: float = 0.01  # Adam's learning rate for theta. It falls to zero in the course of training.
     seconds: float = 120.0  # How long to train.

@@ -1,6 +1,7 @@
 """metafunc: meta-gradients as composable transforms on torch.func."""
 
 from metafunc import data
+from metafunc.compare import compare
 from metafunc.curvature import CentralDifference, Exact
 from metafunc.decorators import iterates, minimizes, solves
 from metafunc.errors import (
@@ -51,6 +52,7 @@ __all__ = [
     "Vmap",
     "ZeroGradientError",
     "check",
+    "compare",
     "data",
     "gradient_descent",
     "iterates",

@@ -22,7 +22,7 @@ Pull = Callable[[Tree], tuple[Tree, ...]]
 
 pyfunctorch: Any = _pyfunctorch
 _func: Any = torch.func
-_functorch: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage]
+_functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009  # pyright: ignore[reportPrivateUsage]
 
 
 def _every_float(arg: Tree) -> Tree:
@@ -150,34 +150,46 @@ def is_differentiated(x: Any) -> bool:
     """Whether a derivative of ``x`` is being taken: by autograd, or by an active ``torch.func`` transform."""
     if not isinstance(x, Tensor):
         return False
-    if x.requires_grad:
+    return x.requires_grad or _is_tracked(x) or _base(x).requires_grad
+
+
+def plain_is_right(args: Tree) -> bool:
+    """Whether torch's own second derivatives can be relied on under the transforms that are active.
+
+    They cannot where a ``vmap`` is inside a derivative: there torch 2.13 is silently wrong about training-mode
+    ``batch_norm`` and ``instance_norm``. Nor can they in forward mode, for which operators such as mean ``mse_loss``
+    have no second derivative (see :func:`jvp`).
+    """
+    if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+        return False
+    levels = pyfunctorch.retrieve_all_functorch_interpreters()
+    kinds = ["Vmap" in str(level.key()) for level in levels]
+    if True not in kinds:
         return True
+    if False in kinds[: len(kinds) - kinds[::-1].index(True)]:
+        return False  # a derivative is outside the innermost vmap
+    reverse = [level for level, is_map in zip(levels, kinds, strict=True) if not is_map]
+    recording = reverse[0].prev_grad_mode() if reverse else torch.is_grad_enabled()
+    return not (recording and any(_base(x).requires_grad for x in tree.leaves(args) if isinstance(x, Tensor)))
+
+
+def is_recording(args: Tree) -> bool:
+    """Whether what is computed from ``args`` now may be differentiated later."""
+    if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+        return True
+    return any(
+        _is_tracked(x) or (torch.is_grad_enabled() and _base(x).requires_grad)
+        for x in tree.leaves(args)
+        if isinstance(x, Tensor)
+    )
+
+
+def _is_tracked(x: Tensor) -> bool:
     while (level := _functorch.maybe_get_level(x)) is not None and level > 0:
         if _functorch.is_gradtrackingtensor(x):
             return True
         x = _functorch.get_unwrapped(x)
-        if x.requires_grad:
-            return True
     return False
-
-
-def vmap_under_derivative(args: Tree) -> bool:
-    """Whether a ``vmap`` is active inside an active derivative.
-
-    There torch 2.13 gives a silently wrong second derivative through training-mode ``batch_norm`` and
-    ``instance_norm``, so nothing may be differentiated twice by plain autodiff.
-    """
-    levels = pyfunctorch.retrieve_all_functorch_interpreters()
-    kinds = [str(level.key()) for level in levels]
-    derivatives = [i for i, kind in enumerate(kinds) if "Vmap" not in kind]
-    maps = [i for i, kind in enumerate(kinds) if "Vmap" in kind]
-    if not maps:
-        return False
-    if derivatives and max(maps) > min(derivatives):
-        return True
-    reverse = [level for level, kind in zip(levels, kinds, strict=True) if "Grad" in kind]
-    recording = reverse[0].prev_grad_mode() if reverse else torch.is_grad_enabled()
-    return recording and any(_base(x).requires_grad for x in tree.leaves(args) if isinstance(x, Tensor))
 
 
 def _base(x: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class Exact(Curvature):
 @dataclass(frozen=True, slots=True)
 class _ExactGradient(Rule):
     """Plain autodiff restated as a rule: differentiated twice under an inner ``vmap``, torch 2.13 is silently wrong
-    (see :func:`metafunc.autodiff.vmap_under_derivative`); inside a pull-back ``vmap`` is outermost, and right."""
+    (see :func:`metafunc.autodiff.plain_is_right`); inside a pull-back ``vmap`` is outermost, and right."""
 
     objective: Objective
 

@@ -84,8 +84,10 @@ def refuse_captured(*functions: Any) -> None:
     """Raise if a function has captured a tensor that is being differentiated.
 
     A derivative rule sees arguments only: a tensor that comes in by a closure or a global would silently get no
-    gradient.
+    gradient. (torch.compile cannot trace a look into closures; there the eager call has to find it.)
     """
+    if torch.compiler.is_compiling():
+        return
     for fn in functions:
         for name, value in _captured(fn):
             if is_differentiated(value):
@@ -105,7 +107,7 @@ def _captured(fn: Any) -> Iterator[tuple[str, Tensor]]:
 
 def _is_empty(cell: Any) -> bool:
     try:
-        cell.cell_contents
+        _ = cell.cell_contents
     except ValueError:
         return True
     return False

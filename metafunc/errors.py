@@ -125,7 +125,7 @@ def other_leaf(name: str, path: str, expected: Tensor, got: Any) -> ValueError:
             f"{name} at {path}",
             describe(expected),
             describe(got),
-            "return phi in the shape, dtype and device announced (those of theta, or of init(theta) where init= is given)",
+            "return phi in the shape, dtype and device announced (those of theta, or of init(theta) with init=)",
         )
     )
 
@@ -274,8 +274,8 @@ def no_second_derivative(name: str) -> SecondDerivativeError:
 
 def no_forward_mode(name: str) -> ForwardModeError:
     return ForwardModeError(
-        f"{name} has no forward-mode derivative. Use reverse mode (grad, vjp, jacrev), or Explicit, Truncated, Binomial "
-        "or Implicit, which have both."
+        f"{name} has no forward-mode derivative. Use reverse mode (grad, vjp, jacrev), or Explicit, Truncated, "
+        "Binomial or Implicit, which have both."
     )
 
 
@@ -288,8 +288,8 @@ def no_estimator(name: str) -> TypeError:
 
 def not_summable(name: str) -> ZeroGradientError:
     return ZeroGradientError(
-        f"{name}: its pseudo-gradient belongs to one task and does not scale with the outer loss, so a mean over a vmap "
-        "of tasks cannot weigh it. Take it task by task, vmap(grad(meta_loss)), and average, or use mf.meta_grad."
+        f"{name}: its pseudo-gradient belongs to one task and does not scale with the outer loss, so a mean over a "
+        "vmap of tasks cannot weigh it. Take it task by task, vmap(grad(meta_loss)), and average, or use mf.meta_grad."
     )
 
 

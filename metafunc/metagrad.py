@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metafunc import autodiff, errors, tree
+from metafunc import errors, tree
 from metafunc.autodiff import vjp
 from metafunc.estimator import Adapt
 from metafunc.inner import scalar
 from metafunc.plug import Plug
-from metafunc.rule import Stats
+from metafunc.rule import Stats, vmap
 from metafunc.tree import Tree
 
 
@@ -45,9 +45,9 @@ class Batching(Plug, ABC):
 
     @abstractmethod
     def map(
-        self, fn: Callable[..., tuple[Tree, Tree]], tasks: tuple[Tree, ...], count: int
+        self, fn: Callable[..., tuple[Tree, Tree]], theta: Tree, tasks: tuple[Tree, ...], count: int
     ) -> tuple[Tree, Tree]:
-        """``fn(*task) -> (summed, stacked)`` over the tasks: the sum of the first, the second stacked."""
+        """``fn(theta, *task) -> (summed, stacked)`` over the tasks: the sum of the first, the second stacked."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -67,15 +67,16 @@ class Vmap(Batching):
             raise errors.out_of_range("chunk", self.chunk, "None or a positive integer", "or leave it out")
 
     def map(
-        self, fn: Callable[..., tuple[Tree, Tree]], tasks: tuple[Tree, ...], count: int
+        self, fn: Callable[..., tuple[Tree, Tree]], theta: Tree, tasks: tuple[Tree, ...], count: int
     ) -> tuple[Tree, Tree]:
         """See :class:`Vmap`."""
         total, parts = None, []
         size = self.chunk or count
         for start in range(0, count, size):
-            part = tree.map(lambda x: x[start : start + size] if isinstance(x, Tensor) else x, tasks)
-            dims = tree.map(lambda x: 0 if isinstance(x, Tensor) else None, part)
-            summed, stacked = autodiff.vmap(fn, in_dims=dims, randomness=self.randomness)(*part)
+            part = tree.index(tasks, slice(start, start + size))
+            dims = (tree.map(lambda _: None, theta), *tree.axes(part))
+            here = min(size, count - start)
+            summed, stacked = vmap(fn, dims, here, self.randomness)(theta, *part)
             summed = tree.map(lambda x: None if x is None else x.sum(0), summed)
             total = summed if total is None else tree.merge(summed, total)
             parts.append(stacked)
@@ -87,12 +88,12 @@ class Loop(Batching):
     """One task after the other: the least memory, and no demands on the model."""
 
     def map(
-        self, fn: Callable[..., tuple[Tree, Tree]], tasks: tuple[Tree, ...], count: int
+        self, fn: Callable[..., tuple[Tree, Tree]], theta: Tree, tasks: tuple[Tree, ...], count: int
     ) -> tuple[Tree, Tree]:
         """See :class:`Loop`."""
         total, parts = None, []
         for i in range(count):
-            summed, stacked = fn(*tree.map(lambda x: x[i] if isinstance(x, Tensor) else x, tasks))
+            summed, stacked = fn(theta, *tree.index(tasks, i))
             total = summed if total is None else tree.merge(summed, total)
             parts.append(stacked)
         return total, tree.stack(parts)
@@ -160,12 +161,12 @@ def meta_grad(
         assert tasks is not None
         count = _count(_split(data_and_query))
 
-        def each(*task: Tree) -> tuple[Tree, Tree]:
+        def each(theta: Tree, *task: Tree) -> tuple[Tree, Tree]:
             *data, query = task
             result = one(theta, tuple(data), query)
             return (result.value, result.grad), (result.phi, result.stats, result.aux)
 
-        total, (phi, stats, aux) = tasks.map(each, data_and_query, count)
+        total, (phi, stats, aux) = tasks.map(each, theta, data_and_query, count)
         value, grad = tree.map(lambda x: None if x is None else x / count, total)
         return MetaGrad(value, grad, phi, stats, aux)
 

@@ -127,13 +127,13 @@ def linearize(handle: Handle, args: Tree, needs: Tree) -> tuple[tuple[Tree, ...]
 
 
 def _plain(rule: Rule, args: Tree) -> Callable[[Tree], tuple[Tree, ...]] | None:
-    return None if rule.plain is None or autodiff.vmap_under_derivative(args) else rule.plain
+    return rule.plain if rule.plain is not None and autodiff.plain_is_right(args) else None
 
 
 def _call(handle: Handle, args: Tree) -> tuple[Tree, ...]:
     tensors, skeleton = tree.take_tensors(args)
     box: list[Skeleton] = []
-    flat = _Apply.apply(_Call(handle.rule, skeleton, box), *tensors)
+    flat: tuple[Tensor, ...] = _apply(_Call(handle.rule, skeleton, box), *tensors)
     return box[0].fill(flat)
 
 
@@ -199,7 +199,10 @@ def _materialize(cotangent: Tree, out: Tree) -> Tree | None:
     if all(c is None for c in given):
         return None
     like = tree.leaves(out)
-    full = [torch.zeros_like(x) if c is None else c for c, x in zip(given, like, strict=True)]
+    full = [
+        torch.zeros_like(x) if c is None and isinstance(x, Tensor) else c
+        for c, x in zip(given, like, strict=True)
+    ]
     return tree.rebuild(tree.structure(out), full)
 
 
@@ -225,19 +228,21 @@ class _Apply(torch.autograd.Function):
         return None, *ctx.step.pullback(tensors, flat, cotangents, list(ctx.needs_input_grad[1:]))
 
     @staticmethod
-    def jvp(ctx: Any, _: None, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
         with autodiff.forward_mode_enabled():
             saved = autodiff.without_tangents(autodiff.without_dead_levels(ctx.saved_tensors))
-            return ctx.step.pushforward(saved[: ctx.count], saved[ctx.count :], tangents)
+            return ctx.step.pushforward(saved[: ctx.count], saved[ctx.count :], tangents[1:])
 
     @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[Any, ...], step: _Call, *tensors: Tensor
-    ) -> tuple[tuple[Tensor, ...], Any]:
+    def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], Any]:
+        step, *tensors = inputs
         dims = tuple(in_dims[1:])
         batched = _Batched(step.rule, step.args.fill_only(dims), info.batch_size, info.randomness)
-        flat = _Apply.apply(_Call(batched, step.args, step.box), *tensors)
+        flat: tuple[Tensor, ...] = _apply(_Call(batched, step.args, step.box), *tensors)
         return flat, (0,) * len(flat)
+
+
+_apply: Callable[..., tuple[Tensor, ...]] = getattr(_Apply, "apply")  # noqa: B009  (torch does not type it)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,15 +287,16 @@ class _Batched(Rule):
         reduced = tree.leaves(tree.map(lambda want, dim: bool(want) and dim is None, needs, self.dims))
         if not self.rule.linear and any(reduced):
             raise errors.not_summable(self.rule.name)
-        over = tuple(None if c is None else 0 for c in cotangent)
-        bar, stats = self._map(
-            lambda a, o, c: self.rule.pullback(a, o, c, needs), (self.dims, 0, over), args, out, cotangent
-        )
+        over = tree.axes(cotangent)
+        dims = (self.dims, tree.axes(out), over)
+        mapped = vmap(lambda a, o, c: self.rule.pullback(a, o, c, needs), dims, self.size, self.randomness)
+        bar, stats = mapped(args, out, cotangent)
         return tree.map(_unbatch, bar, self.dims), stats
 
     def pushforward(self, args: Tree, out: tuple[Tree, ...], tangent: Tree) -> tuple[Tree, ...]:
-        dims = tree.map(lambda t, d: None if t is None else d, tangent, self.dims)
-        return self._map(self.rule.pushforward, (self.dims, 0, dims), args, out, tangent)
+        over = tree.map(lambda t, d: None if t is None else d, tangent, self.dims)
+        dims = (self.dims, tree.axes(out), over)
+        return vmap(self.rule.pushforward, dims, self.size, self.randomness)(args, out, tangent)
 
 
 def _unbatch(bar: Tensor | None, dim: int | None) -> Tensor | None:
@@ -298,6 +304,51 @@ def _unbatch(bar: Tensor | None, dim: int | None) -> Tensor | None:
     if bar is None:
         return None
     return bar.sum(0) if dim is None else bar.movedim(0, dim)
+
+
+def vmap(
+    fn: Callable[..., Tree], in_dims: tuple[Tree, ...], size: int, randomness: str = "same"
+) -> Callable[..., Tree]:
+    """``torch.func.vmap``, differentiated inside the map: the derivative of ``vmap(fn)`` is ``vmap`` of that of ``fn``.
+
+    torch differentiates the batched operations instead, and is silently wrong about some of them (see
+    :func:`metafunc.autodiff.plain_is_right`).
+
+    Args:
+        fn: A function of trees that closes over no tensor that is differentiated; ``None`` may stand among the leaves
+            of its outcome.
+        in_dims: For every leaf of every argument its mapped axis, or ``None``.
+        size: The length of the mapped axes.
+        randomness: As for ``torch.func.vmap``.
+    """
+
+    def mapped(*args: Tree) -> Tree:
+        rule = _Batched(_Restated(fn), in_dims, size, randomness)
+        return (call(Handle(rule), args) if autodiff.is_recording(args) else rule.forward(args))[0]
+
+    return mapped
+
+
+@dataclass(frozen=True, slots=True)
+class _Restated(Rule):
+    """A function with the derivative that plain autodiff gives it."""
+
+    fn: Callable[..., Tree]
+
+    def forward(self, args: Tree) -> tuple[Tree, ...]:
+        return (self.fn(*args),)
+
+    def pullback(self, args: Tree, out: Any, cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
+        pairs = zip(tree.leaves(out[0]), tree.leaves(cotangent[0]), strict=True)
+        _, pull = autodiff.vjp(self._floats, *args, needs=needs)
+        return pull([c for x, c in pairs if tree.is_float(x)]), {}
+
+    def pushforward(self, args: Tree, out: Any, tangent: Tree) -> tuple[Tree, ...]:
+        dots = iter(autodiff.jvp(self._floats, args, tangent)[1])
+        return (tree.map(lambda x: next(dots) if tree.is_float(x) else x, out[0]),)
+
+    def _floats(self, *args: Tree) -> list[Tensor]:
+        return [x for x in tree.leaves(self.fn(*args)) if tree.is_float(x)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,8 +137,22 @@ def cat(trees: list[Tree]) -> Tree:
 
 
 def index(tree: Tree, i: int | slice) -> Tree:
-    """The tree of ``leaf[i]``; ``None`` stays."""
-    return map(lambda leaf: None if leaf is None else leaf[i], tree)
+    """The tree of ``leaf[i]``; what is no tensor stays."""
+    return map(lambda leaf: leaf[i] if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def repeat(tree: Tree, count: int) -> Tree:
+    """The tree with a new leading axis along which every tensor repeats, without copies.
+
+    For a ``vmap`` inside another: an argument left unbatched there makes operators such as ``mse_loss`` fail in
+    torch 2.13.
+    """
+    return map(lambda leaf: leaf.expand(count, *leaf.shape) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def axes(tree: Tree) -> Tree:
+    """The ``in_dims`` of ``vmap`` that map the leading axis of every tensor."""
+    return map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, tree)
 
 
 def merge(new: Tree, old: Tree) -> Tree:
@@ -152,7 +166,7 @@ def ravel(x: Tree) -> tuple[Tensor, Callable[[Tensor], Tree]]:
     sizes = [leaf.numel() for leaf in flat]
 
     def unravel(vector: Tensor) -> Tree:
-        parts = vector.split(sizes)
+        parts: tuple[Tensor, ...] = vector.split(sizes)  # pyright: ignore[reportUnknownVariableType]
         return rebuild(
             spec, [p.reshape(leaf.shape).to(leaf.dtype) for p, leaf in zip(parts, flat, strict=True)]
         )

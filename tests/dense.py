@@ -110,7 +110,9 @@ class Logistic:
         """binommaml (3)."""
         return self.truncated(self.steps)
 
-    def binomial(self, order: int, window: int | None = None, factor: float = 1.0) -> tuple[Array, float, float]:
+    def binomial(
+        self, order: int, window: int | None = None, factor: float = 1.0
+    ) -> tuple[Array, float, float]:
         """binommaml (8) and (39), by writing out every chain."""
         jacobians = self.jacobians()
         first = self.steps - (window or self.steps)

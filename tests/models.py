@@ -49,7 +49,9 @@ class Model:
         def objective(phi: Tensor, theta: Tensor) -> Tensor:
             return self.loss(self.unravel(phi), support) + self.prox / 2 * ((phi - theta) ** 2).sum()
 
-        return Reference(objective, lambda phi: self.loss(self.unravel(phi), query), self.flat(self.theta), self.lr, steps)
+        return Reference(
+            objective, lambda phi: self.loss(self.unravel(phi), query), self.flat(self.theta), self.lr, steps
+        )
 
 
 def convex() -> Model:
@@ -76,7 +78,9 @@ def conv() -> Model:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
         nn.init.uniform_(norm.bias, -0.5, 0.5)
         layer = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        nn.init.normal_(layer.weight, std=1.5)  # a norm's curvature falls with the size of the weights before it
+        nn.init.normal_(
+            layer.weight, std=1.5
+        )  # a norm's curvature falls with the size of the weights before it
         return [layer, norm, nn.Softplus()]
 
     net = nn.Sequential(*block(1, 2), nn.AvgPool2d(2), *block(2, 2), nn.Flatten(), nn.Linear(18, 3))

@@ -47,18 +47,35 @@ CASES = {
     "binomial": Case(lambda: mf.Binomial(2), lambda r: r.binomial(2)),
     "binomial-window": Case(lambda: mf.Binomial(1, window=2), lambda r: r.binomial(1, 2)),
     "binomial-all": Case(lambda: mf.Binomial(3), Reference.explicit, smooth=True),
-    "implicit": Case(lambda: mf.Implicit(mf.CG(25, rtol=1e-13)), Reference.implicit, solved=True, smooth=True, rtol=1e-8),
-    "implicit-direct": Case(lambda: mf.Implicit(mf.Direct()), Reference.implicit, solved=True, smooth=True, rtol=1e-8),
+    "implicit": Case(
+        lambda: mf.Implicit(mf.CG(25, rtol=1e-13)), Reference.implicit, solved=True, smooth=True, rtol=1e-8
+    ),
+    "implicit-direct": Case(
+        lambda: mf.Implicit(mf.Direct()), Reference.implicit, solved=True, smooth=True, rtol=1e-8
+    ),
     "implicit-hessian-free": Case(
         lambda: mf.Implicit(mf.CG(12), mf.CentralDifference()), Reference.implicit, solved=True, rtol=1e-4
     ),
     "difference": Case(mf.FiniteDifference, Reference.implicit, solved=True, forward=False, rtol=1e-5),
     "tangent": Case(
-        lambda: mf.FiniteDifference(scheme="tangent"), Reference.implicit, solved=True, forward=False, rtol=1e-6
+        lambda: mf.FiniteDifference(scheme="tangent"),
+        Reference.implicit,
+        solved=True,
+        forward=False,
+        rtol=1e-6,
     ),
     "reptile": Case(mf.Reptile, Reference.reptile, forward=False, mean=False),
 }
-QUICK = ["explicit", "explicit-checkpoint", "first-order", "truncated", "binomial", "implicit", "difference", "reptile"]
+QUICK = [
+    "explicit",
+    "explicit-checkpoint",
+    "first-order",
+    "truncated",
+    "binomial",
+    "implicit",
+    "difference",
+    "reptile",
+]
 
 
 @cache
@@ -179,7 +196,9 @@ def _jacobian(reference: Reference, case: Case) -> Tensor:
     """The estimator's Jacobian, row by row from its action on the unit cotangents."""
     rows = []
     for unit in torch.eye(len(reference.theta)):
-        moved = Reference(reference.objective, lambda phi, u=unit: phi @ u, reference.theta, reference.lr, reference.steps)
+        moved = Reference(
+            reference.objective, lambda phi, u=unit: phi @ u, reference.theta, reference.lr, reference.steps
+        )
         rows.append(case.reference(moved))
     return torch.stack(rows)
 
@@ -206,7 +225,9 @@ def test_jvp(model: str, name: str) -> None:
             push()
         return
     expected = cell.expected[0] @ cell.model.flat(direction)
-    assert abs(push() - expected) <= cell.case.rtol * cell.expected[0].norm() * cell.model.flat(direction).norm()
+    assert (
+        abs(push() - expected) <= cell.case.rtol * cell.expected[0].norm() * cell.model.flat(direction).norm()
+    )
     if cell.case.mean:
         _, batched = jvp(cell.mean, (cell.model.theta,), (direction,))
         expected = cell.expected.mean(0) @ cell.model.flat(direction)
@@ -214,7 +235,11 @@ def test_jvp(model: str, name: str) -> None:
         assert abs(batched - expected) <= cell.case.rtol * scale
 
 
-@pytest.mark.parametrize("nested", [(jacrev, jacrev), (jacfwd, jacrev), (jacrev, jacfwd), (jacfwd, jacfwd)], ids=lambda p: "-".join(f.__name__ for f in p))
+@pytest.mark.parametrize(
+    "nested",
+    [(jacrev, jacrev), (jacfwd, jacrev), (jacrev, jacfwd), (jacfwd, jacfwd)],
+    ids=lambda p: "-".join(f.__name__ for f in p),
+)
 @pytest.mark.parametrize("name", CASES)
 def test_hessian_on_the_convex_problem(name: str, nested: Any) -> None:
     cell = Cell("convex", name)
@@ -262,7 +287,9 @@ def test_hessian_vector_products(model: str, name: str) -> None:
 @pytest.mark.parametrize(("model", "name"), [(m, c) for m in ("convex", "conv") for c in QUICK])
 def test_single_precision(model: str, name: str) -> None:
     cell = Cell(model, name)
-    theta, tasks = tree.map(lambda x: x.float() if x.is_floating_point() else x, (cell.model.theta, cell.tasks))
+    theta, tasks = tree.map(
+        lambda x: x.float() if x.is_floating_point() else x, (cell.model.theta, cell.tasks)
+    )
     found = vmap(grad(cell.meta_loss), in_dims=(None, 0, 0))(theta, *tasks)
     assert all(x.dtype == torch.float32 for x in tree.leaves(found))
     flat = torch.cat([x.reshape(TASKS, -1) for x in tree.leaves(found)], 1).double()
@@ -272,7 +299,10 @@ def test_single_precision(model: str, name: str) -> None:
 WRAPS: dict[str, tuple[Callable[[Tensor], Any], Callable[[Any], Tensor]]] = {
     "dict": (lambda t: {"a": t[:1], "b": t[1:]}, lambda p: torch.cat([p["a"], p["b"]])),
     "tuple": (lambda t: (t[:3], t[3:]), torch.cat),
-    "nested": (lambda t: {"x": [t[:1], (t[1:2],)], "y": t[2:]}, lambda p: torch.cat([p["x"][0], p["x"][1][0], p["y"]])),
+    "nested": (
+        lambda t: {"x": [t[:1], (t[1:2],)], "y": t[2:]},
+        lambda p: torch.cat([p["x"][0], p["x"][1][0], p["y"]]),
+    ),
     "tensor": (lambda t: t, lambda p: p),
 }
 
@@ -301,7 +331,7 @@ def test_torch_compile(name: str, order: str) -> None:
         inner = mf.gradient_descent(cell.model.loss, lr=cell.model.lr, prox=cell.model.prox, steps=4)
         cell.adapt = cell.case.make()(inner) if name != "implicit" else mf.Implicit(mf.CG(3))(inner)
     each = vmap(grad(cell.meta_loss), in_dims=(None, 0, 0))
-    fn = (lambda t, *tasks: each(t, *tasks)) if order == "vmap(grad)" else (lambda t, *tasks: grad(cell.mean)(t))
+    fn = each if order == "vmap(grad)" else (lambda t, *tasks: grad(cell.mean)(t))
     if order == "grad(vmap)" and not cell.case.mean:
         pytest.skip("refused, see test_grad_of_a_mean_over_vmap")
     torch._dynamo.reset()
@@ -313,6 +343,7 @@ def test_torch_compile(name: str, order: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
 def test_torch_compile_with_inductor() -> None:
     cell = Cell("mlp", "explicit")
     each = vmap(grad(cell.meta_loss), in_dims=(None, 0, 0))

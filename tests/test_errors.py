@@ -32,17 +32,29 @@ def raises(kind: type[Exception], text: str) -> Any:
 @pytest.mark.parametrize(
     ("options", "kind", "text"),
     [
-        ({"steps": 0}, ValueError, "steps: expected an integer of at least 1, got 0. Give steps such a value"),
+        (
+            {"steps": 0},
+            ValueError,
+            "steps: expected an integer of at least 1, got 0. Give steps such a value",
+        ),
         ({"steps": 2.0}, ValueError, "steps: expected an integer of at least 1, got 2.0"),
         ({"steps": True}, ValueError, "steps: expected an integer of at least 1, got True"),
         ({"lr": 0}, ValueError, "lr: expected a number in (0, inf), got 0"),
         ({"lr": float("nan")}, ValueError, "lr: expected a number in (0, inf), got nan"),
-        ({"lr": "fast"}, TypeError, "lr: expected a float, a tensor, a tree of these, or a function of theta, got str 'fast'"),
+        (
+            {"lr": "fast"},
+            TypeError,
+            "lr: expected a float, a tensor, a tree of these, or a function of theta, got str 'fast'",
+        ),
         ({"lr": torch.tensor(1)}, TypeError, "lr: expected a floating-point tensor, got dtype torch.int64"),
         ({"prox": -1.0}, ValueError, "prox: expected a number in [0, inf), got -1.0"),
         ({"momentum": 1.0}, ValueError, "momentum: expected a number in [0, 1), got 1.0"),
         ({"nesterov": True}, ValueError, "nesterov: expected a momentum above 0, got momentum=0"),
-        ({"objective": lambda phi, theta, x: phi.sum()}, ValueError, "expected exactly one of loss= and objective="),
+        (
+            {"objective": lambda phi, theta, x: phi.sum()},
+            ValueError,
+            "expected exactly one of loss= and objective=",
+        ),
         ({"depth": 3}, TypeError, "unexpected keyword argument 'depth'"),
     ],
 )
@@ -63,32 +75,92 @@ def test_neither_loss_nor_objective() -> None:
     [
         (lambda: mf.Truncated(-1), ValueError, "depth: expected an integer of at least 0, got -1"),
         (lambda: mf.Truncated(True), ValueError, "depth: expected an integer of at least 0, got True"),
-        (lambda: mf.Truncated(4)(INNER), ValueError, "depth: expected at most the 3 steps of gradient_descent(steps=3), got 4. Use depth=3"),
+        (
+            lambda: mf.Truncated(4)(INNER),
+            ValueError,
+            "depth: expected at most the 3 steps of gradient_descent(steps=3), got 4. Use depth=3",
+        ),
         (lambda: mf.Binomial(-1), ValueError, "order: expected an integer of at least 0, got -1"),
         (lambda: mf.Binomial(1.5), ValueError, "order: expected an integer of at least 0, got 1.5"),
         (lambda: mf.Binomial(4)(INNER), ValueError, "order: expected at most the 3 steps"),
-        (lambda: mf.Binomial(2, window=1), ValueError, "window: expected None or an integer of at least max(1, order) = 2, got 1"),
-        (lambda: mf.Binomial(1, window=0), ValueError, "window: expected None or an integer of at least max(1, order) = 1, got 0"),
+        (
+            lambda: mf.Binomial(2, window=1),
+            ValueError,
+            "window: expected None or an integer of at least max(1, order) = 2, got 1",
+        ),
+        (
+            lambda: mf.Binomial(1, window=0),
+            ValueError,
+            "window: expected None or an integer of at least max(1, order) = 1, got 0",
+        ),
         (lambda: mf.Binomial(1, window=9)(INNER), ValueError, "window: expected at most the 3 steps"),
-        (lambda: mf.Explicit(checkpoint=0), ValueError, "checkpoint: expected a boolean or a positive integer, got 0"),
-        (lambda: mf.Explicit(checkpoint=0.5), ValueError, "checkpoint: expected a boolean or a positive integer, got 0.5"),
+        (
+            lambda: mf.Explicit(checkpoint=0),
+            ValueError,
+            "checkpoint: expected a boolean or a positive integer, got 0",
+        ),
+        (
+            lambda: mf.Explicit(checkpoint=0.5),
+            ValueError,
+            "checkpoint: expected a boolean or a positive integer, got 0.5",
+        ),
         (lambda: mf.Explicit(checkpoint=7)(INNER), ValueError, "checkpoint: expected at most the 3 steps"),
         (lambda: mf.FiniteDifference(nu=0), ValueError, "nu: expected a positive number or None, got 0"),
-        (lambda: mf.FiniteDifference(scheme="backward"), ValueError, "scheme: expected \"forward\", \"symmetric\" or \"tangent\", got 'backward'"),
+        (
+            lambda: mf.FiniteDifference(scheme="backward"),
+            ValueError,
+            'scheme: expected "forward", "symmetric" or "tangent", got \'backward\'',
+        ),
         (lambda: mf.FiniteDifference(order=3), ValueError, "order: expected a positive even integer, got 3"),
-        (lambda: mf.FiniteDifference(scheme="forward", order=0), ValueError, "order: expected a positive integer, got 0"),
+        (
+            lambda: mf.FiniteDifference(scheme="forward", order=0),
+            ValueError,
+            "order: expected a positive integer, got 0",
+        ),
         (lambda: mf.FiniteDifference(scheme="tangent", nu=0.1), ValueError, '"tangent" takes no difference'),
-        (lambda: mf.FiniteDifference(steps=0), ValueError, "steps: expected None or a positive integer, got 0"),
+        (
+            lambda: mf.FiniteDifference(steps=0),
+            ValueError,
+            "steps: expected None or a positive integer, got 0",
+        ),
         (lambda: mf.CentralDifference(0.0), ValueError, "delta: expected a positive number or None, got 0.0"),
-        (lambda: mf.Explicit()(mf.FirstOrder()(INNER)), TypeError, "Explicit(): expected an inner problem, got one already wrapped in FirstOrder()"),
-        (lambda: mf.Explicit()(loss), TypeError, "Explicit: expected an inner problem, got loss. Build one with mf.gradient_descent"),
-        (lambda: mf.Implicit()(INNER), mf.ZeroGradientError, "gradient_descent(steps=3) without prox, whose minimiser does not depend on where it starts. Give prox=..."),
-        (lambda: mf.FiniteDifference()(INNER), mf.ZeroGradientError, "without prox, whose minimiser does not depend on where it starts"),
+        (
+            lambda: mf.Explicit()(mf.FirstOrder()(INNER)),
+            TypeError,
+            "Explicit(): expected an inner problem, got one already wrapped in FirstOrder()",
+        ),
+        (
+            lambda: mf.Explicit()(loss),
+            TypeError,
+            "Explicit: expected an inner problem, got loss. Build one with mf.gradient_descent",
+        ),
+        (
+            lambda: mf.Implicit()(INNER),
+            mf.ZeroGradientError,
+            "gradient_descent(steps=3) without prox, whose minimiser does not depend on where it starts. Give prox=...",
+        ),
+        (
+            lambda: mf.FiniteDifference()(INNER),
+            mf.ZeroGradientError,
+            "without prox, whose minimiser does not depend on where it starts",
+        ),
         (lambda: mf.Truncated(2, order=3), TypeError, "unexpected keyword argument 'order'"),
         (lambda: mf.iterates(steps=0), ValueError, "steps: expected an integer of at least 1, got 0"),
-        (lambda: mf.minimizes("objective"), TypeError, "minimizes: expected a function objective(phi, theta, *data) -> scalar, got str 'objective'"),
-        (lambda: mf.meta_grad(loss, INNER), TypeError, "meta_grad: expected an inner problem wrapped in an estimator"),
-        (lambda: mf.meta_grad(loss, mf.Explicit()(INNER), tasks="vmap"), TypeError, "tasks: expected None, Vmap(), Vmap(chunk=...) or Loop(), got str 'vmap'"),
+        (
+            lambda: mf.minimizes("objective"),
+            TypeError,
+            "minimizes: expected a function objective(phi, theta, *data) -> scalar, got str 'objective'",
+        ),
+        (
+            lambda: mf.meta_grad(loss, INNER),
+            TypeError,
+            "meta_grad: expected an inner problem wrapped in an estimator",
+        ),
+        (
+            lambda: mf.meta_grad(loss, mf.Explicit()(INNER), tasks="vmap"),
+            TypeError,
+            "tasks: expected None, Vmap(), Vmap(chunk=...) or Loop(), got str 'vmap'",
+        ),
         (lambda: mf.Vmap(chunk=0), ValueError, "chunk: expected None or a positive integer, got 0"),
     ],
 )
@@ -97,7 +169,11 @@ def test_estimators_and_their_wrapping(make: Any, kind: type[Exception], text: s
         make()
 
 
-@pytest.mark.parametrize("estimator", [mf.Explicit(), mf.Truncated(1), mf.Binomial(1), mf.FiniteDifference(), mf.Reptile()], ids=repr)
+@pytest.mark.parametrize(
+    "estimator",
+    [mf.Explicit(), mf.Truncated(1), mf.Binomial(1), mf.FiniteDifference(), mf.Reptile()],
+    ids=repr,
+)
 def test_path_estimators_around_a_black_box(estimator: mf.Estimator) -> None:
     inner = mf.minimizes(lambda phi, theta: ((phi - theta) ** 2).sum())(lambda theta: theta)
     with pytest.raises(TypeError, match=r"expected an inner (problem solved by|solver with)"):
@@ -111,7 +187,9 @@ def test_the_message_for_a_black_box_says_what_to_use() -> None:
 
     with raises(TypeError, "got the black-box solver by_hand. Use Implicit, which needs the solution only"):
         mf.Truncated(1)(by_hand)
-    with raises(TypeError, "CG(): expected a symmetric linear system, got the residual of f, which is not known"):
+    with raises(
+        TypeError, "CG(): expected a symmetric linear system, got the residual of f, which is not known"
+    ):
         mf.Implicit()(mf.solves(lambda phi, theta: phi - theta)(_named_f))
 
 
@@ -138,7 +216,10 @@ def test_parameters() -> None:
 @pytest.mark.parametrize("estimator", [mf.Explicit(), mf.FirstOrder(), mf.Binomial(1)], ids=repr)
 def test_a_loss_that_is_no_scalar(estimator: mf.Estimator) -> None:
     adapt = estimator(mf.gradient_descent(lambda phi, x: (phi * x) ** 2, lr=0.1, steps=3))
-    with raises(ValueError, "loss: expected a scalar tensor, got float64[3] on cpu. Reduce it, for example with .mean()"):
+    with raises(
+        ValueError,
+        "loss: expected a scalar tensor, got float64[3] on cpu. Reduce it, for example with .mean()",
+    ):
         adapt(THETA, X)
     with raises(ValueError, "outer: expected a scalar tensor, got float64[3] on cpu"):
         mf.meta_grad(lambda phi, x: phi * x, estimator(INNER))(THETA, X, X)
@@ -184,7 +265,11 @@ def test_a_phi_unlike_theta_is_announced_by_init() -> None:
     def objective(phi: Tensor, theta: Tensor, x: Tensor) -> Tensor:
         return ((phi - x) ** 2).sum() + theta * (phi**2).sum()
 
-    adapt = mf.Implicit()(mf.minimizes(objective, init=lambda _: torch.zeros(3, dtype=torch.float64))(lambda theta, x: x / (1 + theta)))
+    adapt = mf.Implicit()(
+        mf.minimizes(objective, init=lambda _: torch.zeros(3, dtype=torch.float64))(
+            lambda theta, x: x / (1 + theta)
+        )
+    )
     theta = torch.tensor(0.5, dtype=torch.float64)
     found = grad(lambda t: adapt(t, X).sum())(theta)
     assert abs(float(found + X.sum() / 1.5**2)) < 1e-12
@@ -194,7 +279,19 @@ LEARNED = {"w": THETA, "lr": torch.tensor(0.1, dtype=torch.float64)}
 LEARNING = mf.gradient_descent(loss, lr=lambda t: t["lr"], prox=0.5, steps=3, init=lambda t: t["w"])
 
 
-@pytest.mark.parametrize("estimator", [mf.Implicit(), mf.FiniteDifference(), mf.FiniteDifference(scheme="tangent"), mf.FirstOrder(), mf.Truncated(0), mf.Binomial(0), mf.Reptile()], ids=repr)
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        mf.Implicit(),
+        mf.FiniteDifference(),
+        mf.FiniteDifference(scheme="tangent"),
+        mf.FirstOrder(),
+        mf.Truncated(0),
+        mf.Binomial(0),
+        mf.Reptile(),
+    ],
+    ids=repr,
+)
 def test_a_gradient_to_lr_where_there_is_none(estimator: mf.Estimator) -> None:
     adapt = estimator(LEARNING)
     text = "got a gradient asked for at .theta['lr'], which feeds the inner solve but gets a zero gradient by construction"
@@ -209,7 +306,9 @@ def test_a_gradient_to_lr_where_there_is_none(estimator: mf.Estimator) -> None:
         loss(estimator(mf.gradient_descent(loss, lr=lr, prox=0.5, steps=3))(THETA, X), X).backward()
 
 
-@pytest.mark.parametrize("estimator", [mf.FirstOrder(), mf.Truncated(0), mf.Binomial(0), mf.Reptile()], ids=repr)
+@pytest.mark.parametrize(
+    "estimator", [mf.FirstOrder(), mf.Truncated(0), mf.Binomial(0), mf.Reptile()], ids=repr
+)
 def test_a_gradient_to_the_data_where_there_is_none(estimator: mf.Estimator) -> None:
     adapt = estimator(mf.gradient_descent(loss, lr=0.1, prox=0.5, steps=3))
     with raises(mf.ZeroGradientError, "got a gradient asked for at .data[0]"):
@@ -253,7 +352,10 @@ def test_captured_tensors() -> None:
 
 def test_second_derivatives_and_forward_mode_that_are_refused() -> None:
     adapt = mf.FirstOrder()(INNER)
-    with raises(mf.SecondDerivativeError, "FirstOrder() gives an estimate of the meta-gradient that is not the derivative of any function"):
+    with raises(
+        mf.SecondDerivativeError,
+        "FirstOrder() gives an estimate of the meta-gradient that is not the derivative of any function",
+    ):
         torch.func.hessian(lambda t: loss(adapt(t, X), X))(THETA)
     with raises(mf.ForwardModeError, "Reptile() has no forward-mode derivative. Use reverse mode"):
         torch.func.jacfwd(lambda t: mf.Reptile()(INNER)(t, X))(THETA)
@@ -269,13 +371,18 @@ def test_reptile_refuses_a_mean_over_vmap() -> None:
     adapt = mf.Reptile()(INNER)
     tasks = torch.stack([X, 2 * X])
     mean = grad(lambda t: torch.func.vmap(lambda x: loss(adapt(t, x), x))(tasks).mean())
-    with raises(mf.ZeroGradientError, "Take it task by task, vmap(grad(meta_loss)), and average, or use mf.meta_grad"):
+    with raises(
+        mf.ZeroGradientError, "Take it task by task, vmap(grad(meta_loss)), and average, or use mf.meta_grad"
+    ):
         mean(THETA)
 
 
 def test_the_batch_of_meta_grad() -> None:
     batched = mf.meta_grad(loss, mf.Explicit()(INNER), tasks=mf.Vmap())
-    with raises(ValueError, "tasks: expected tensors that all have the same leading axis of tasks, got leading sizes ['2', '3']"):
+    with raises(
+        ValueError,
+        "tasks: expected tensors that all have the same leading axis of tasks, got leading sizes ['2', '3']",
+    ):
         batched(THETA, torch.ones(2, 3), torch.ones(3, 3))
     with raises(TypeError, "meta_grad: expected f(theta, *data, query), got theta alone"):
         batched(THETA)
@@ -283,11 +390,17 @@ def test_the_batch_of_meta_grad() -> None:
 
 def test_check_speaks_plainly() -> None:
     nan = mf.meta_grad(lambda phi, x: loss(phi, x) * float("nan"), mf.Explicit()(INNER))(THETA, X, X)
-    with raises(mf.CheckError, "the outer loss is not finite (1 of 1 tasks); the meta-gradient at . is not finite"):
+    with raises(
+        mf.CheckError, "the outer loss is not finite (1 of 1 tasks); the meta-gradient at . is not finite"
+    ):
         mf.check(nan)
     saddle = mf.gradient_descent(lambda phi, x: -loss(phi, x), lr=0.1, prox=0.5, steps=3)
-    with raises(mf.CheckError, "the inner objective has negative curvature at phi (1 of 1 tasks): raise prox"):
+    with raises(
+        mf.CheckError, "the inner objective has negative curvature at phi (1 of 1 tasks): raise prox"
+    ):
         mf.check(mf.meta_grad(loss, mf.Implicit()(saddle))(THETA, 10 * X, X))
-    rough = mf.meta_grad(loss, mf.Implicit(mf.CG(max_steps=1))(mf.gradient_descent(loss, lr=0.1, prox=0.1, steps=3)))
+    rough = mf.meta_grad(
+        loss, mf.Implicit(mf.CG(max_steps=1))(mf.gradient_descent(loss, lr=0.1, prox=0.1, steps=3))
+    )
     with raises(mf.CheckError, "the linear solve has not converged (1 of 1 tasks, worst relative residual"):
         mf.check(rough(THETA, X, X), linear_residual=1e-6)

@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
-from metafunc import autodiff, errors, tree
+from metafunc import errors, tree
 from metafunc.curvature import Curvature, Exact
 from metafunc.dependence import dependencies, require_reach
 from metafunc.estimator import Estimator
 from metafunc.inner import Args, Inner
 from metafunc.path import Path, cotangent_of_phi, path_of
-from metafunc.rule import Rule, Stats
+from metafunc.rule import Rule, Stats, vmap
 from metafunc.tree import Tree
 
 
@@ -105,12 +105,13 @@ class Expanded(Rule):
         states, (v_phi, v_states) = out[1], cotangent
         v, width, bar = cotangent_of_phi(v_phi, tree.index(states, -1)), self.window - self.order + 1, None
         expanded = tree.map(lambda x: x.expand(width, *x.shape), v)
+        everywhere = tree.repeat(args, width)
+        dims = (tree.axes(v), tree.axes(args), tree.axes(v))
+        round_of = vmap(lambda s, a, u: self._factor(s, a, u, needs), dims, width)
         for l in range(1, self.order + 1):
             here = slice(self.order - l, self.window - l + 1)
-            factors, more = autodiff.vmap(lambda s, u, a: self._factor(s, a, u, needs), in_dims=(0, 0, None))(
-                tree.index(states, here), expanded, args
-            )
-            # A term through the arguments takes E(order - 1, m + 1), known before the last round for the highest m only.
+            factors, more = round_of(tree.index(states, here), everywhere, expanded)
+            # A term through the arguments takes E(order - 1, m + 1), known earlier for the highest m only.
             share = tree.map(_summed, more) if l == self.order else tree.index(more, -1)
             bar = share if bar is None else tree.merge(share, bar)
             expanded = tree.map(lambda e, n: e[-1] + _sums_from(n), expanded, factors)

@@ -33,8 +33,8 @@ class Explicit(Estimator):
 
     Attributes:
         checkpoint: ``False`` keeps activations; ``True`` recomputes every step from its stored ``phi_k``; an integer
-            ``n`` stores every ``n``-th ``phi_k`` only. (Where ``vmap`` runs inside a derivative, activations are never
-            kept: see :func:`metafunc.autodiff.vmap_under_derivative`.)
+            ``n`` stores every ``n``-th ``phi_k`` only. (Where ``vmap`` runs inside a derivative, or in forward mode,
+            activations are never kept: see :func:`metafunc.autodiff.plain_is_right`.)
         curvature: How the second derivatives of the inner objective are formed.
 
     Raises:
@@ -94,9 +94,10 @@ class Unrolled(Rule):
         return state[0], tree.stack(stored)
 
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
-        phi, stored = out
+        _, stored = out
         v_phi, v_stored = cotangent
-        bar, v = None, None
+        bar: Tree = None
+        v: Tree = None
         for i, start in reversed(list(enumerate(self._starts()))):
             states = self.path.run(args, tree.index(stored, i), self._length(start) - 1)
             for state in reversed(states):

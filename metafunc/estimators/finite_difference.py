@@ -38,8 +38,8 @@ class FiniteDifference(Estimator):
     Bias: ``O(nu^n)`` from the difference, plus what is missing of the perturbed solve. Without ``recenter`` also up to
     ``delta/nu`` for an inner solution of accuracy ``delta``, hence ``O(delta^(n/(n+1)))`` at the best ``nu``.
 
-    Cost: ``n`` perturbed solves of ``steps`` gradients, as one ``vmap``, no second derivatives; ``"tangent"``: ``steps``
-    Hessian-vector products. Memory: the activations of ``n`` gradients, however many steps.
+    Cost: ``n`` perturbed solves of ``steps`` gradients, as one ``vmap``, no second derivatives; ``"tangent"``:
+    ``steps`` Hessian-vector products. Memory: the activations of ``n`` gradients, however many steps.
 
     Attributes:
         nu: The size of the perturbation, the displacement ``nu v`` of the gradient. Default ``None``: the ``nu`` that
@@ -120,14 +120,14 @@ class Perturbed(Rule):
         shift = left if self.options.recenter else tree.zeros_like(left)
         watch = Watch(args)
 
-        def slope(at: Tree) -> Tree:
+        def slope(at: Tree, args: Args) -> Tree:
             value, pull = vjp(lambda a: self.objective(at, watch(a)), args, needs=(needs,))
             return pull(torch.ones_like(value))[0]
 
         stats = {"stationarity": tree.norm(left) / (1 + tree.norm(phi))}
         if self.options.scheme == "tangent":
             bar = self._tangent(args, phi, v, shift, needs)
-            slope(phi)
+            slope(phi, args)
         else:
             bar, stats["nu"] = self._difference(args, phi, v, shift, slope, tree.norm(left))
         advice = "use Explicit or Truncated, which differentiate the path"
@@ -140,14 +140,17 @@ class Perturbed(Rule):
         offsets, weights = stencil(self.options.scheme, self.options.order)
         nu = self._nu(phi, v, left, len(offsets) if 0 not in offsets else len(offsets) - 1)
         points = torch.tensor([s for s in offsets if s], dtype=left.dtype, device=left.device)
-        slopes = vmap(lambda s: slope(self._solve(args, phi, v, shift, s * nu)))(points)
+        at_points = vmap(
+            lambda s, a: slope(self._solve(a, phi, v, shift, s * nu), a), in_dims=(0, tree.axes(args))
+        )
+        slopes = at_points(points, tree.repeat(args, len(points)))
         around = torch.tensor([w for s, w in zip(offsets, weights, strict=True) if s], dtype=left.dtype).to(
             left.device
         )
         total = tree.map(lambda x: None if x is None else torch.tensordot(around.to(x.dtype), x, 1), slopes)
         if 0 in offsets:
             centre = float(weights[offsets.index(0)])
-            total = tree.map(lambda t, x: None if t is None else t + centre * x, total, slope(phi))
+            total = tree.map(lambda t, x: None if t is None else t + centre * x, total, slope(phi, args))
         return tree.map(lambda x: None if x is None else x / nu, total), nu
 
     def _solve(self, args: Args, phi: Tree, v: Tree, shift: Tree, nu: Tensor) -> Tree:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from metafunc import autodiff, tree
+from metafunc import autodiff
 from metafunc.dependence import dependencies, require_reach
 from metafunc.estimator import Estimator
 from metafunc.inner import Args, Inner, solve_with
@@ -68,5 +69,8 @@ class ThroughInit(Rule):
     def pushforward(self, args: Args, out: tuple[Tree, ...], tangent: Tree) -> tuple[Tree, ...]:
         return (autodiff.jvp(self.inner.init, (args,), (tangent,))[1],)
 
-    def _feeds(self, phi: Tree) -> Any:
-        return lambda args: (self.inner.inputs(args), self.inner.slope(phi, args))
+    def _feeds(self, phi: Tree) -> Callable[[Args], Tree]:
+        def feeds(args: Args) -> Tree:
+            return self.inner.inputs(args), self.inner.slope(phi, args)
+
+        return feeds

@@ -117,12 +117,20 @@ class Root(Rule):
         """``w -> A^T w``; one linearisation serves all of them."""
         phi, args = at
         _, pull = vjp(lambda p: self.residual(p, args), phi)
-        return lambda w: pull(w)[0]
+
+        def product(w: Tree) -> Tree:
+            return pull(w)[0]
+
+        return product
 
     def _tangent_products(self, at: Tree) -> Any:
         """``w -> A w``."""
         phi, args = at
-        return lambda w: jvp(lambda p: self.residual(p, args), (phi,), (w,))[1]
+
+        def product(w: Tree) -> Tree:
+            return jvp(lambda p: self.residual(p, args), (phi,), (w,))[1]
+
+        return product
 
 
 def _relative(residual: torch.Tensor, phi: Tree) -> torch.Tensor:

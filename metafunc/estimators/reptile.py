@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +28,9 @@ class Reptile(Estimator):
 
     Cost: nothing beyond the solve. Memory: none.
 
-    Because the cotangent's size is lost, the pseudo-gradient counts every task with weight one. Under ``vmap(grad(...))``
-    and ``mf.meta_grad`` that is what is wanted; a derivative of a *mean over* ``vmap`` is refused; a mean written as a
-    Python loop comes out as the sum.
+    Because the cotangent's size is lost, the pseudo-gradient counts every task with weight one. Under
+    ``vmap(grad(...))`` and ``mf.meta_grad`` that is what is wanted; a derivative of a *mean over* ``vmap`` is refused;
+    a mean written as a Python loop comes out as the sum.
 
     Raises:
         TypeError: Around a solver without a learning rate.
@@ -72,8 +73,11 @@ class AverageGradient(Rule):
         travelled = tree.scale(1 / self.inner.steps, tree.sub(first, out[0]))
         return pull(_divided(travelled, lr))[0], {}
 
-    def _feeds(self, phi: Tree) -> Any:
-        return lambda args: (self.inner.inputs(args), self.inner.slope(phi, args))
+    def _feeds(self, phi: Tree) -> Callable[[Args], Tree]:
+        def feeds(args: Args) -> Tree:
+            return self.inner.inputs(args), self.inner.slope(phi, args)
+
+        return feeds
 
 
 def _divided(x: Tree, by: Any) -> Tree:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,9 +25,13 @@ class Direct(LinearSolver):
 
     def solve(self, matvec: Matvec, b: Tensor) -> tuple[Tensor, Stats]:
         """See :class:`Direct`."""
-        columns = _columns(matvec, torch.eye(b.numel(), dtype=b.dtype, device=b.device))
+        # Adding zeros like b makes the unit vectors as batched as b is: a product with a vector that is not, inside a
+        # vmap, fails in torch for convolutions.
+        units = torch.eye(b.numel(), dtype=b.dtype, device=b.device) + torch.zeros_like(b)
+        columns = _columns(matvec, units)
         # solve_ex does not raise on a singular matrix: raising on data would break under vmap.
-        x, _ = torch.linalg.solve_ex(columns.T, b)
+        solve_ex: Any = getattr(torch.linalg, "solve_ex")  # noqa: B009  (torch does not type it)
+        x: Tensor = solve_ex(columns.T, b)[0]
         return x, figures(torch.full_like(b.sum(), b.numel()), b, b - columns.T @ x)
 
 

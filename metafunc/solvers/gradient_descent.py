@@ -110,10 +110,18 @@ def _data_term(
 ) -> Callable[..., Tensor]:
     if objective is not None:
         checked = scalar(objective, "objective")
-        return lambda phi, args: checked(phi, args.theta, *args.data)
+
+        def general(phi: Tree, args: Args) -> Tensor:
+            return checked(phi, args.theta, *args.data)
+
+        return general
     assert loss is not None
     simple = scalar(loss, "loss")
-    return lambda phi, args: simple(phi, *args.data)
+
+    def of_data(phi: Tree, args: Args) -> Tensor:
+        return simple(phi, *args.data)
+
+    return of_data
 
 
 def _descend(phi: Tree, lr: Any, direction: Tree) -> Tree:

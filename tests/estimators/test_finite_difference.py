@@ -74,7 +74,9 @@ def test_it_is_exact_for_quadratics_at_any_nu() -> None:
 def test_a_short_perturbed_solve_has_the_bias_of_a_neumann_series(steps: int) -> None:
     task = logistic(prox=0.8, steps=150)
     theta, support, query = tensors(task)
-    adapt = mf.FiniteDifference(scheme="tangent", steps=steps)(mf.gradient_descent(logistic_loss, **options(task)))
+    adapt = mf.FiniteDifference(scheme="tangent", steps=steps)(
+        mf.gradient_descent(logistic_loss, **options(task))
+    )
     found = grad(lambda t: logistic_loss(adapt(t, support), query))(theta)
     close(found, task.neumann(steps, task.lr), 1e-9)
 
@@ -86,7 +88,9 @@ def test_recentring_keeps_the_inner_error_from_being_divided_by_nu() -> None:
     adapt = mf.Implicit(mf.Direct())(mf.gradient_descent(logistic_loss, **options(task)))
     stationarity = mf.meta_grad(logistic_loss, adapt)(theta, support, support).stats["stationarity"]
     assert stationarity > 1e-7
-    recentred, paper = (error(mf.FiniteDifference(1e-5, "forward", recenter=r, steps=150), task) for r in (True, False))
+    recentred, paper = (
+        error(mf.FiniteDifference(1e-5, "forward", recenter=r, steps=150), task) for r in (True, False)
+    )
     assert recentred < 1e-4
     assert paper > 10 * recentred
 
@@ -95,7 +99,9 @@ def test_without_recentring_the_nu_it_picks_follows_the_inner_accuracy() -> None
     def picked(steps: int, scheme: Any) -> float:
         task = logistic(prox=0.8, steps=steps)
         theta, support, query = tensors(task)
-        adapt = mf.FiniteDifference(scheme=scheme, recenter=False)(mf.gradient_descent(logistic_loss, **options(task)))
+        adapt = mf.FiniteDifference(scheme=scheme, recenter=False)(
+            mf.gradient_descent(logistic_loss, **options(task))
+        )
         stats = mf.meta_grad(logistic_loss, adapt)(theta, support, query).stats
         length = float(np.linalg.norm(task.v) / (1 + np.linalg.norm(task.phi)))
         return float(np.log(float(stats["nu"]) * length) / np.log(float(stats["stationarity"])))
@@ -121,7 +127,9 @@ def test_gradients_to_prox_and_data() -> None:
             close(a, b, 1e-8)
 
 
-@pytest.mark.parametrize(("scheme", "order"), [("forward", n) for n in range(1, 6)] + [("symmetric", n) for n in (2, 4, 6)])
+@pytest.mark.parametrize(
+    ("scheme", "order"), [("forward", n) for n in range(1, 6)] + [("symmetric", n) for n in (2, 4, 6)]
+)
 def test_stencils_differentiate_polynomials_exactly(scheme: str, order: int) -> None:
     offsets, weights = stencil(scheme, order)
     for power in range(order + 1):

@@ -54,7 +54,10 @@ def test_it_is_the_limit_of_explicit() -> None:
     task = logistic(prox=0.8, steps=150)
     theta, support, query = tensors(task)
     explicit = mf.Explicit()(mf.gradient_descent(logistic_loss, **options(task)))
-    gradients = [grad(lambda t, a=a: logistic_loss(a(t, support), query))(theta) for a in (explicit, adapt_for(task, mf.Direct()))]
+    gradients = [
+        grad(lambda t, a=a: logistic_loss(a(t, support), query))(theta)
+        for a in (explicit, adapt_for(task, mf.Direct()))
+    ]
     close(gradients[1], gradients[0], 1e-10)
 
 
@@ -103,13 +106,24 @@ def test_second_derivatives_in_all_four_nestings(solver: Any) -> None:
         return moved.implicit()
 
     h = 1e-5
-    expected = np.stack([(dense_gradient(task.theta + h * e) - dense_gradient(task.theta - h * e)) / (2 * h) for e in np.eye(4)])
+    expected = np.stack(
+        [
+            (dense_gradient(task.theta + h * e) - dense_gradient(task.theta - h * e)) / (2 * h)
+            for e in np.eye(4)
+        ]
+    )
     adapt = adapt_for(task, solver)
 
     def outer(t: torch.Tensor) -> torch.Tensor:
         return logistic_loss(adapt(t, support), query)
 
-    for nested in (jacrev(jacrev(outer)), jacfwd(jacrev(outer)), jacrev(jacfwd(outer)), jacfwd(jacfwd(outer)), hessian(outer)):
+    for nested in (
+        jacrev(jacrev(outer)),
+        jacfwd(jacrev(outer)),
+        jacrev(jacfwd(outer)),
+        jacfwd(jacfwd(outer)),
+        hessian(outer),
+    ):
         close(nested(theta), expected, 1e-8)
     leaf = theta.clone().requires_grad_()
     (first,) = torch.autograd.grad(outer(leaf), leaf, create_graph=True)
@@ -144,7 +158,9 @@ def test_memory_of_the_path_is_not_needed() -> None:
     for t in tasks:
         t.theta = task.theta
     expected = np.stack([t.implicit() for t in tasks])
-    found = vmap(grad(lambda t, s, q: logistic_loss(adapt(t, s), q)), in_dims=(None, 0, 0))(theta, tuple(batch), tuple(queries))
+    found = vmap(grad(lambda t, s, q: logistic_loss(adapt(t, s), q)), in_dims=(None, 0, 0))(
+        theta, tuple(batch), tuple(queries)
+    )
     close(found, expected, 1e-8)
 
 
@@ -189,7 +205,12 @@ def test_the_limit_of_an_iteration() -> None:
 
     expected = torch.linalg.inv(torch.eye(d) - matrix)
     theta = torch.randn(d)
-    for estimator in (mf.Implicit(mf.Direct()), mf.Implicit(mf.Neumann(80)), mf.Explicit(), mf.Explicit(checkpoint=9)):
+    for estimator in (
+        mf.Implicit(mf.Direct()),
+        mf.Implicit(mf.Neumann(80)),
+        mf.Explicit(),
+        mf.Explicit(checkpoint=9),
+    ):
         close(jacrev(estimator(inner))(theta), expected, 1e-12)
     few = jacrev(mf.Implicit(mf.Neumann(3))(inner))(theta)
     close(few, torch.eye(d) + matrix + matrix @ matrix, 1e-12)
@@ -208,7 +229,9 @@ def test_torchopt_solvers_are_accepted() -> None:
 def test_stats_tell_of_the_solve() -> None:
     task = logistic(prox=0.8, steps=150)
     theta, support, query = tensors(task)
-    good = mf.meta_grad(logistic_loss, adapt_for(task, mf.CG(max_steps=12, rtol=1e-10)))(theta, support, query)
+    good = mf.meta_grad(logistic_loss, adapt_for(task, mf.CG(max_steps=12, rtol=1e-10)))(
+        theta, support, query
+    )
     assert good.stats["stationarity"] < 1e-12
     assert good.stats["linear_residual"] < 1e-10
     assert 1 <= good.stats["linear_steps"] <= 6 + 1

@@ -65,7 +65,9 @@ def test_the_oracle_agrees_with_a_difference_quotient(task: Logistic) -> None:
         return float(np.mean(np.log1p(np.exp(-task.query_y * (task.query_x @ moved.phi)))))
 
     h, at = 1e-6, (task.theta, task.lr, task.prox)
-    slopes = [(outer(at[0] + h * e, *at[1:]) - outer(at[0] - h * e, *at[1:])) / (2 * h) for e in np.eye(task.d)]
+    slopes = [
+        (outer(at[0] + h * e, *at[1:]) - outer(at[0] - h * e, *at[1:])) / (2 * h) for e in np.eye(task.d)
+    ]
     slopes.append((outer(at[0], at[1] + h, at[2]) - outer(at[0], at[1] - h, at[2])) / (2 * h))
     slopes.append((outer(at[0], at[1], at[2] + h) - outer(at[0], at[1], at[2] - h)) / (2 * h))
     assert np.allclose(slopes, expected(task.explicit()), atol=1e-8)
@@ -88,7 +90,9 @@ def test_binomial_has_its_predicted_bias_at_every_order(task: Logistic, order: i
 
 @pytest.mark.parametrize(("order", "window"), [(o, w) for w in range(1, K + 1) for o in range(1, w + 1)])
 def test_hybrid_binomial_at_every_order_and_window(task: Logistic, order: int, window: int) -> None:
-    close(meta_gradient(mf.Binomial(order, window=window), task), expected(task.binomial(order, window)), 1e-10)
+    close(
+        meta_gradient(mf.Binomial(order, window=window), task), expected(task.binomial(order, window)), 1e-10
+    )
 
 
 @pytest.mark.parametrize(("order", "window"), [(1, None), (2, None), (2, 3), (K, None)])
@@ -143,7 +147,9 @@ def test_lr_and_prox_as_tensors_trees_and_functions_agree() -> None:
     theta, support, query = tensors(task)
 
     def gradient(lr: Any, prox: Any) -> Any:
-        adapt = mf.Explicit()(mf.gradient_descent(lambda p, b: logistic_loss(p["w"], b), lr=lr, prox=prox, steps=3))
+        adapt = mf.Explicit()(
+            mf.gradient_descent(lambda p, b: logistic_loss(p["w"], b), lr=lr, prox=prox, steps=3)
+        )
         return grad(lambda t: logistic_loss(adapt(t, support)["w"], query))({"w": theta})["w"]
 
     numbers = gradient(task.lr, task.prox)
@@ -157,7 +163,11 @@ def test_lr_and_prox_as_tensors_trees_and_functions_agree() -> None:
 def test_a_tensor_lr_gets_its_gradient_eagerly_and_under_torch_func(estimator: mf.Estimator) -> None:
     task = logistic(steps=4, prox=0.5)
     theta, support, query = tensors(task)
-    oracle = {"Explicit": task.explicit, "Truncated": lambda: task.truncated(2), "Binomial": lambda: task.binomial(2)}
+    oracle = {
+        "Explicit": task.explicit,
+        "Truncated": lambda: task.truncated(2),
+        "Binomial": lambda: task.binomial(2),
+    }
     _, expected_lr, _ = oracle[type(estimator).__name__]()
 
     def meta_loss(lr: torch.Tensor) -> torch.Tensor:

@@ -101,7 +101,14 @@ def test_a_singular_matrix_is_flagged() -> None:
 
 def test_a_batch_of_mixed_systems_is_masked_system_by_system() -> None:
     """Identity, ill-conditioned, indefinite and zero right-hand side together, as if each were alone."""
-    matrices = torch.stack([torch.eye(4), torch.diag(torch.tensor([1.0, 10, 100, 1e3])), torch.diag(torch.tensor([1.0, 1, 1, -2])), spd(4)])
+    matrices = torch.stack(
+        [
+            torch.eye(4),
+            torch.diag(torch.tensor([1.0, 10, 100, 1e3])),
+            torch.diag(torch.tensor([1.0, 1, 1, -2])),
+            spd(4),
+        ]
+    )
     b = torch.randn(4, 4)
     b[3] = 0
     solver = mf.CG(max_steps=12, rtol=1e-10)
@@ -165,7 +172,9 @@ def test_options_out_of_range(make: Any, text: str) -> None:
 
 
 def test_a_solver_class_or_a_number_is_no_solver() -> None:
-    with pytest.raises(TypeError, match=r"solver: expected a linear solver such as CG\(max_steps=5\).*got the class CG"):
+    with pytest.raises(
+        TypeError, match=r"solver: expected a linear solver such as CG\(max_steps=5\).*got the class CG"
+    ):
         as_solver(mf.CG)
     with pytest.raises(TypeError, match="solver: expected a linear solver"):
         mf.Implicit(5)
