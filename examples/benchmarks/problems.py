@@ -62,15 +62,6 @@ class Problem:
         return self.criterion(functional_call(self.net, params, (x,)), y)
 
 
-def mean_squared_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """``F.mse_loss`` by hand.
-
-    torch 2.13's own raises under two nested ``vmap`` if only ``found`` is batched by the inner one, which is how
-    ``Binomial`` and ``FiniteDifference`` batch their points inside a batch of tasks.
-    """
-    return ((found - wanted) ** 2).mean()
-
-
 def sinusoid(dtype: torch.dtype, seed: int, *, steps: int = 5, tasks: int = 25) -> Problem:
     """Regression on sinusoids: MLP 1-40-40-1, 10 support and 10 query points a task."""
     torch.manual_seed(seed)
@@ -82,7 +73,7 @@ def sinusoid(dtype: torch.dtype, seed: int, *, steps: int = 5, tasks: int = 25) 
     support, query = (x[:, :10], y[:, :10]), (x[:, 10:], y[:, 10:])
     net = nn.Sequential(*layers).to(dtype)
     return Problem(
-        f"sinusoid MLP, {tasks} tasks, K = {steps}", net, mean_squared_error, support, query, steps, 0.01
+        f"sinusoid MLP, {tasks} tasks, K = {steps}", net, F.mse_loss, support, query, steps, 0.01
     )
 
 
