@@ -134,7 +134,7 @@ def main(options: Options) -> None:
             adam.param_groups[0]["lr"] = options.lr * (1 - done)
             adam.step()
             trained.append(accuracies.mean().item())
-            right, rate = smooth(trained, 10)[-1], (n + 1) / (time.monotonic() - start)
+            right, rate = smooth(trained[-20:], 20)[-1], (n + 1) / (time.monotonic() - start)
             progress.update(bar, loss=losses.mean().item(), right=right, rate=rate)
     if stop.is_set():
         print(f"Ctrl-C: ending after {len(trained)} steps; once more quits at once", flush=True)
@@ -143,18 +143,12 @@ def main(options: Options) -> None:
 
     # All estimators on this very model.
     batch = test_tasks.sample(options.tasks, torch.Generator().manual_seed(options.seed + 2))
-    candidates = [
-        mf.Explicit(),
-        mf.Explicit(checkpoint=True),
-        mf.Truncated(1),
-        mf.Binomial(1),
-        mf.Binomial(2),
-    ]
+    lengths = sorted({1, 2, max(1, options.inner_steps - 1)})
+    candidates = [mf.Explicit(), mf.Explicit(checkpoint=True)]
+    candidates += [mf.Binomial(n) for n in lengths] + [mf.Truncated(n) for n in lengths]
     candidates += [mf.FirstOrder(), mf.Reptile(), implicit(proximal), mf.FiniteDifference()(proximal)]
-    comparison = compare(
-        loss, inner, theta, *batch.values(), estimators=candidates, tasks=mf.Vmap(), repeats=3
-    )
-    print(f"\nThe meta-gradient of {options.tasks} test tasks by every estimator\n{comparison}\n", flush=True)
+    compared = compare(loss, inner, theta, *batch.values(), estimators=candidates, tasks=mf.Vmap(), repeats=3)
+    print(f"\nThe meta-gradient of {options.tasks} test tasks by every estimator\n{compared}\n", flush=True)
 
     support, query = ((x[0], y[0]) for x, y in batch.values())
     answers = functional_call(net, adapt(theta, support), (query[0],)).argmax(-1)
@@ -163,7 +157,7 @@ def main(options: Options) -> None:
     above, below = right.subfigures(2, 1)
     draw_episode(left, support, query, answers)
     draw_training(above, trained, validated, before, after, chance=1 / options.ways)
-    draw_comparison(below, comparison)
+    draw_comparison(below, compared)
     options.output.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.output / "demo.png", dpi=120)
     print(f"picture: {options.output / 'demo.png'}")

@@ -192,6 +192,40 @@ def test_meta_grad_in_chunks_and_loops(model: str, name: str, tasks: Any) -> Non
     assert torch.allclose(result.value, losses.mean(), rtol=1e-12)
 
 
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("name", [c for c in CASES if CASES[c].smooth])
+@pytest.mark.parametrize("model", MODELS)
+def test_gradients_to_the_data(model: str, name: str, batched: bool) -> None:
+    """Exact estimators alone: for the others only theta has a reference here."""
+    cell = Cell(model, name)
+    (x, y), query = cell.model.task(0)
+    reference, m = cell.references[0], cell.model
+    leaf = x.clone().requires_grad_()
+
+    def objective(phi: Tensor, theta: Tensor) -> Tensor:
+        return m.loss(m.unravel(phi), (leaf, y)) + m.prox / 2 * ((phi - theta) ** 2).sum()
+
+    moved = Reference(objective, reference.outer, reference.theta, reference.lr, reference.steps)
+    start = reference.theta.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(moved.outer(moved.unrolled(start)), leaf)
+    each = grad(lambda x, q: cell.meta_loss(m.theta, (x, y), q))
+    found = vmap(each)(x[None], tree.map(lambda t: t[None], query))[0] if batched else each(x, query)
+    cell.check(found, expected, factor=100)
+
+
+@pytest.mark.parametrize("name", [c for c in CASES if CASES[c].smooth])
+def test_a_pullback_outlives_the_transform_that_made_it(name: str) -> None:
+    """Linear in its cotangent, whatever runs around it; torch itself keeps wrappers of the transform that is gone."""
+    cell = Cell("convex", name)
+    (x, y), _ = cell.model.task(0)
+    phi, pull = torch.func.vjp(lambda t, x: cell.adapt(t, (x, y)), cell.model.theta, x)
+    v = torch.cos(phi)
+    expected = pull(v)[1]
+    cell.check(jvp(lambda v: pull(v)[1], (v,), (v,))[1], expected)
+    cell.check(vmap(pull)(v[None])[1][0], expected)
+    cell.check(grad(lambda v: (pull(v)[1] * expected).sum())(v) @ v, (expected**2).sum())
+
+
 def _jacobian(reference: Reference, case: Case) -> Tensor:
     """The estimator's Jacobian, row by row from its action on the unit cotangents."""
     rows = []

@@ -72,9 +72,7 @@ def sinusoid(dtype: torch.dtype, seed: int, *, steps: int = 5, tasks: int = 25) 
     x, y = x.to(dtype), y.to(dtype)
     support, query = (x[:, :10], y[:, :10]), (x[:, 10:], y[:, 10:])
     net = nn.Sequential(*layers).to(dtype)
-    return Problem(
-        f"sinusoid MLP, {tasks} tasks, K = {steps}", net, F.mse_loss, support, query, steps, 0.01
-    )
+    return Problem(f"sinusoid MLP, {tasks} tasks, K = {steps}", net, F.mse_loss, support, query, steps, 0.01)
 
 
 def pictures(

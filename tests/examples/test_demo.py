@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ESTIMATORS = (
     "Explicit()",
     "Explicit(checkpoint=True)",
-    "Truncated(depth=1)",
     "Binomial(order=1)",
     "Binomial(order=2)",
+    "Truncated(depth=1)",
+    "Truncated(depth=2)",
     "FirstOrder()",
     "Reptile()",
     "Implicit(solver=CG(max_steps=5)) *",
