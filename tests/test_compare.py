@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 import metafunc as mf
-from metafunc import compare as module
 from metafunc.compare import Comparison, Row, compare, peak_memory
 from tests.dense import Logistic, logistic
 from tests.tasks import logistic_loss, options, tensors
@@ -181,7 +181,7 @@ def test_an_outer_loss_with_theta_and_aux() -> None:
 def test_time_is_the_median_over_rounds_in_which_all_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     durations = [1.0, 2.0, 10.0, 20.0, 3.0, 8.0]  # round by round: the reference, first-order
     ticks = iter([t for d in durations for t in (0.0, d)])
-    monkeypatch.setattr(module, "perf_counter", lambda: next(ticks))
+    monkeypatch.setattr(sys.modules[compare.__module__], "perf_counter", lambda: next(ticks))
     theta, support, query = tensors(logistic())
     inner = mf.gradient_descent(logistic_loss, lr=0.3, steps=5)
     rows = compare(logistic_loss, inner, theta, support, query, estimators=[mf.FirstOrder()], repeats=3).rows
