@@ -1,8 +1,9 @@
 """metafunc: meta-gradients as composable transforms on torch.func."""
 
 from metafunc import data
+from metafunc.check import check
 from metafunc.compare import compare
-from metafunc.curvature import CentralDifference, Exact
+from metafunc.curvature import CentralDifference, Exact, GaussNewton
 from metafunc.decorators import iterates, minimizes, solves
 from metafunc.errors import (
     CheckError,
@@ -20,19 +21,24 @@ from metafunc.estimators import (
     Reptile,
     Truncated,
 )
+from metafunc.hessian_batch import with_hessian_batch
 from metafunc.inner import Inner
-from metafunc.linear import CG, Direct, LinearSolver, Neumann
-from metafunc.metagrad import Loop, MetaGrad, Vmap, check, meta_grad
-from metafunc.solvers import gradient_descent
+from metafunc.linear import CG, GMRES, MINRES, Diagonal, Direct, Jacobi, LinearSolver, Neumann, NormalCG
+from metafunc.metagrad import Loop, MetaGrad, Vmap, meta_grad
+from metafunc.solvers import Composed, adam, gradient_descent, nesterov, newton_cg, optimizer_loop
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CG",
+    "GMRES",
+    "MINRES",
     "Adapt",
     "Binomial",
     "CentralDifference",
     "CheckError",
+    "Composed",
+    "Diagonal",
     "Direct",
     "Estimator",
     "Exact",
@@ -40,17 +46,21 @@ __all__ = [
     "FiniteDifference",
     "FirstOrder",
     "ForwardModeError",
+    "GaussNewton",
     "Implicit",
     "Inner",
+    "Jacobi",
     "LinearSolver",
     "Loop",
     "MetaGrad",
     "Neumann",
+    "NormalCG",
     "Reptile",
     "SecondDerivativeError",
     "Truncated",
     "Vmap",
     "ZeroGradientError",
+    "adam",
     "check",
     "compare",
     "data",
@@ -58,5 +68,9 @@ __all__ = [
     "iterates",
     "meta_grad",
     "minimizes",
+    "nesterov",
+    "newton_cg",
+    "optimizer_loop",
     "solves",
+    "with_hessian_batch",
 ]

@@ -6,11 +6,13 @@ floating-point leaves of a tree that are asked for and carry the rest along.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch import _guards as _torch_guards  # pyright: ignore[reportPrivateUsage]
 from torch._functorch import pyfunctorch as _pyfunctorch
 from torch.autograd import forward_ad
 
@@ -21,6 +23,7 @@ Pull = Callable[[Tree], tuple[Tree, ...]]
 """From a cotangent of the outcome to one cotangent per argument, with ``None`` at leaves not differentiated."""
 
 pyfunctorch: Any = _pyfunctorch
+guards: Any = _torch_guards
 _func: Any = torch.func
 _functorch: Any = getattr(torch._C, "_functorch")  # noqa: B009  # pyright: ignore[reportPrivateUsage]
 
@@ -160,7 +163,7 @@ def plain_is_right(args: Tree) -> bool:
     ``batch_norm`` and ``instance_norm``. Nor can they in forward mode, for which operators such as mean ``mse_loss``
     have no second derivative (see :func:`jvp`).
     """
-    if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+    if forward_mode_active():
         return False
     levels = pyfunctorch.retrieve_all_functorch_interpreters()
     kinds = ["Vmap" in str(level.key()) for level in levels]
@@ -175,7 +178,7 @@ def plain_is_right(args: Tree) -> bool:
 
 def is_recording(args: Tree) -> bool:
     """Whether what is computed from ``args`` now may be differentiated later."""
-    if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+    if forward_mode_active():
         return True
     return any(
         _is_tracked(x) or (torch.is_grad_enabled() and _base(x).requires_grad)
@@ -210,6 +213,55 @@ def without_dead_levels(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     wrappers; a new transform does not.
     """
     return tuple(_functorch.unwrap_if_dead(x) for x in tensors)
+
+
+@contextmanager
+def trial(args: Tree) -> Generator[Tree]:
+    """Outside all transforms, with ``args`` as plain tensors: one example of whatever is mapped.
+
+    For finding out by trial which derivatives a model has. What it draws of random numbers is given back.
+    """
+    devices = {x.device for x in tree.leaves(args) if isinstance(x, Tensor) and x.is_cuda}
+    with pyfunctorch.temporarily_clear_interpreter_stack(), torch.random.fork_rng(list(devices)):
+        yield tree.map(_example, args)
+
+
+def _example(x: Any) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    mapped: list[int] = []
+    while _functorch.maybe_get_level(x) not in (None, -1, 0):
+        mapped += [_functorch.maybe_get_bdim(x)] if _functorch.is_batchedtensor(x) else []
+        x = _functorch.get_unwrapped(x)
+    for axis in reversed(mapped):  # an outer axis counts what is left once the inner ones are gone
+        x = x.select(axis, 0)
+    return forward_ad.unpack_dual(x).primal.detach() if forward_mode_active() else x.detach()
+
+
+def all_true(flag: Tensor) -> bool:
+    """Whether a condition is known to hold for every task of the batches that are being mapped.
+
+    It is not known while ``torch.compile`` traces, when there are no values.
+    """
+    plain = _base(flag)
+    return guards.detect_fake_mode(plain) is None and all(plain.flatten().tolist())
+
+
+def forward_mode_active() -> bool:
+    """Whether a forward-mode derivative is being taken."""
+    module: Any = forward_ad
+    return module._current_level >= 0
+
+
+def has_tangent(args: Tree) -> bool:
+    """Whether the innermost forward-mode derivative is one along some of ``args``."""
+    return forward_mode_active() and any(_has_tangent(x) for x in tree.leaves(args) if isinstance(x, Tensor))
+
+
+def _has_tangent(x: Tensor) -> bool:
+    while _functorch.is_batchedtensor(x):
+        x = _functorch.get_unwrapped(x)
+    return forward_ad.unpack_dual(x).tangent is not None
 
 
 def forward_mode_enabled() -> Any:

@@ -43,6 +43,7 @@ def minimizes(
             init=from_theta(init),
             objective=lambda phi, args: checked(phi, args.theta, *args.data),
             solve=lambda args: fn(args.theta, *args.data),
+            batchable=False,
             functions=(objective, init),
             name=_name(fn),
         )
@@ -74,6 +75,7 @@ def solves(
             residual=_checked_residual(lambda phi, args: residual(phi, args.theta, *args.data), "residual"),
             symmetric=symmetric,
             solve=lambda args: fn(args.theta, *args.data),
+            batchable=False,
             functions=(residual, init),
             name=name,
         )

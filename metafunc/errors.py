@@ -50,10 +50,10 @@ def not_callable(name: str, signature: str, value: Any) -> TypeError:
     return TypeError(_say(name, f"a function {signature}", describe(value), "pass the function itself"))
 
 
-def loss_or_objective() -> ValueError:
+def loss_or_objective(solver: str) -> ValueError:
     return ValueError(
         _say(
-            "gradient_descent",
+            solver,
             "exactly one of loss= and objective=",
             "none or both",
             "give loss(phi, *data), or objective(phi, theta, *data) where the problem depends on theta in its own way",
@@ -75,6 +75,18 @@ def longer_than_path(option: str, value: int, steps: int, name: str) -> ValueErr
             str(value),
             f"use {option}={steps}, which is exact, or take more steps",
         )
+    )
+
+
+# Linear solvers
+
+
+def unlike_phi(where: str, expected: Any, got: Any) -> ValueError:
+    if isinstance(expected, Tensor):
+        expected, got = describe(expected), describe(got)
+    got = str(got)
+    return ValueError(
+        _say(where, expected, got, "give a tree like phi, in nesting, shapes, dtypes and devices")
     )
 
 
@@ -141,6 +153,40 @@ def captured(function: str, name: str) -> ZeroGradientError:
     )
 
 
+def not_an_optimizer(value: Any) -> TypeError:
+    return TypeError(
+        _say(
+            "optimizer",
+            "a functional optimizer with init and update such as torchopt.adam(lr=0.01), or a function from parameters "
+            "to a torch.optim.Optimizer such as functools.partial(torch.optim.SGD, lr=0.1)",
+            "an optimizer that already has parameters" if hasattr(value, "param_groups") else describe(value),
+            "pass one of these: every task needs an optimizer of its own",
+        )
+    )
+
+
+def update_reads_values() -> TypeError:
+    return TypeError(
+        _say(
+            "optimizer",
+            "an update made of tensor operations",
+            "one that turns a tensor into a Python number, which loses its derivative and cannot be batched",
+            "use metafunc.interop.torchopt.clip_grad_norm in place of torchopt's, or another optimizer",
+        )
+    )
+
+
+def update_without_derivative(why: str) -> TypeError:
+    return TypeError(
+        _say(
+            "optimizer",
+            "an update that can be differentiated with respect to the gradients",
+            f"one that cannot ({why})",
+            "use Implicit or FiniteDifference, which do not follow the path, or another optimizer",
+        )
+    )
+
+
 # Wrapping
 
 
@@ -180,6 +226,17 @@ def no_objective() -> TypeError:
             "an inner problem with an objective",
             "one declared by a residual or a step",
             "declare it with mf.gradient_descent(...) or @mf.minimizes(objective)",
+        )
+    )
+
+
+def needs_composed(inner: str) -> TypeError:
+    return TypeError(
+        _say(
+            "GaussNewton",
+            "a loss declared as mf.Composed(model, criterion)",
+            f"the loss of {inner}, in which model and criterion cannot be told apart",
+            "declare it so, or use curvature=Exact()",
         )
     )
 
@@ -234,7 +291,7 @@ def needs_symmetric(solver: str, inner: str) -> TypeError:
             solver,
             "a symmetric linear system",
             f"the residual of {inner}, which is not known to have a symmetric Jacobian",
-            "use Direct() or Neumann(), or say symmetric=True in the decorator if it has one",
+            "use GMRES(), NormalCG() or Direct(), or say symmetric=True in the decorator if it has one",
         )
     )
 
@@ -272,6 +329,14 @@ def no_second_derivative(name: str) -> SecondDerivativeError:
     )
 
 
+def no_second_derivative_of_model(error: Exception | None) -> NotImplementedError:
+    return NotImplementedError(
+        f"The inner objective has no second derivative in torch, neither in reverse nor in forward mode ({error}). Use "
+        "curvature=CentralDifference(), or an estimator that takes no second derivatives (FirstOrder, "
+        "FiniteDifference), or replace the operator that is named."
+    )
+
+
 def no_forward_mode(name: str) -> ForwardModeError:
     return ForwardModeError(
         f"{name} has no forward-mode derivative. Use reverse mode (grad, vjp, jacrev), or Explicit, Truncated, "
@@ -300,6 +365,20 @@ def no_compile(version: str) -> RuntimeError:
     )
 
 
+# Data
+
+
+def odd_data(count: int) -> ValueError:
+    return ValueError(
+        _say(
+            "with_hessian_batch",
+            "as many data arguments for the Hessian as for the loss",
+            f"{count} data arguments in all",
+            "call adapt(theta, *data, *hessian_data)",
+        )
+    )
+
+
 # Results
 
 
@@ -315,6 +394,12 @@ def not_wrapped(name: str, value: Any) -> TypeError:
             getattr(value, "__name__", None) or describe(value)[:60],
             "wrap it first, for example mf.Explicit()(inner)",
         )
+    )
+
+
+def no_use_for_guess(name: str) -> TypeError:
+    return TypeError(
+        _say("guess", "an estimator that solves a linear system", name, "leave guess out, or use Implicit")
     )
 
 
@@ -336,5 +421,74 @@ def uneven_tasks(sizes: set[Any]) -> ValueError:
             "tensors that all have the same leading axis of tasks",
             f"leading sizes {sorted(map(str, sizes))}",
             "stack the tasks along a first axis, or leave tasks= out for a single task",
+        )
+    )
+
+
+# Interoperation
+
+
+def nothing_to_differentiate(solver: str, i: int, value: Any) -> TypeError:
+    return TypeError(
+        _say(
+            f"argument {i} of {solver}",
+            "a tree with a floating-point tensor, since argnums asks for its gradient",
+            describe(value),
+            "pass a tensor, or leave the argument out of argnums",
+        )
+    )
+
+
+def other_signature(solver: str, complaint: str) -> TypeError:
+    return TypeError(
+        _say(
+            "optimality_fn",
+            f"a function of the same arguments as {solver}",
+            f"one that cannot take them ({complaint})",
+            f"give it the signature of {solver}: positional arguments in the same places, the others by the same names",
+        )
+    )
+
+
+def no_pair(solver: str, output: Any) -> TypeError:
+    return TypeError(
+        _say(
+            solver,
+            "a pair (solution, aux) with has_aux=True",
+            describe(output),
+            "return both, or leave has_aux out",
+        )
+    )
+
+
+def not_a_solution(solver: str, path: str, leaf: Any) -> TypeError:
+    return TypeError(
+        _say(
+            f"{solver} at {path}",
+            "a solution made of floating-point tensors",
+            describe(leaf),
+            "return the solution alone, or with has_aux=True a pair (solution, aux)",
+        )
+    )
+
+
+def other_residual(solver: str, path: str, expected: str, got: str) -> ValueError:
+    return ValueError(
+        _say(
+            f"optimality_fn{path}",
+            f"{expected}, as in the solution that {solver} returns",
+            got,
+            "return one equation for every entry of the solution, in a tree like it",
+        )
+    )
+
+
+def uneven_aux(solver: str) -> ValueError:
+    return ValueError(
+        _say(
+            f"aux of {solver}",
+            "the same tree for every task under vmap, with the same values where they are no tensors",
+            "another for some task",
+            "return what depends on the task as a tensor",
         )
     )

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from metafunc import autodiff, errors, tree
 from metafunc.dependence import refuse_captured
 from metafunc.inner import Args, Inner
@@ -28,6 +30,10 @@ class Estimator(Plug, ABC):
     def rule(self, inner: Inner) -> Rule:
         """The derivative rule for ``inner``: a function of :class:`~metafunc.inner.Args` whose first outcome is
         ``phi``. Raises if this estimator cannot serve this inner problem."""
+
+    def foresee(self, inner: Inner, reach: Tensor) -> Stats:
+        """What can be said of the error where ``reach = K * lr * largest eigenvalue`` is known; for ``mf.check``."""
+        return {}
 
     def __call__(self, inner: Inner) -> Adapt:
         """Wrap an inner problem: ``adapt = estimator(inner)``, and ``phi = adapt(theta, *data)``."""
@@ -59,7 +65,7 @@ class Adapt:
         return call(self.handle, self._args(theta, data))[0]
 
     def linearize(
-        self, theta: Tree, *data: Tree, needs: tuple[Tree, Tree] | None = None
+        self, theta: Tree, *data: Tree, needs: tuple[Tree, Tree] | None = None, guess: Tree = ()
     ) -> tuple[Tree, Callable[[Tree], tuple[Tree, tuple[Tree, ...], Stats]]]:
         """``phi``, and the pull-back of the solve together with what it learns on the way.
 
@@ -68,16 +74,18 @@ class Adapt:
             data: As for a call.
             needs: Trees of booleans like ``theta`` and ``data``: the leaves whose cotangent is asked for. Default:
                 every floating leaf of ``theta``, none of ``data``.
+            guess: Where the linear solver of an implicit estimator starts, a tree like ``phi``. Default: at zero.
 
         Returns:
             ``(phi, pull)`` with ``pull(v) -> (theta_bar, data_bar, stats)`` for a cotangent ``v`` of ``phi``;
             ``None`` stands for a cotangent that was not asked for.
         """
-        args = self._args(theta, data)
+        args = self._args(theta, data, guess)
         wanted = Args(
             tree.map(tree.is_float, theta) if needs is None else needs[0],
             tree.map(lambda _: False, data) if needs is None else needs[1],
             tree.map(autodiff.is_differentiated, args.hyper),
+            tree.map(lambda _: False, guess),
         )
         out, pullback = linearize(self.handle, args, wanted)
 
@@ -87,9 +95,9 @@ class Adapt:
 
         return out[0], pull
 
-    def _args(self, theta: Tree, data: tuple[Tree, ...]) -> Args:
+    def _args(self, theta: Tree, data: tuple[Tree, ...], guess: Tree = ()) -> Args:
         refuse_captured(*self.inner.functions)
-        return self.inner.args(theta, data)
+        return self.inner.args(theta, data, guess)
 
     def __repr__(self) -> str:
         return f"{self.estimator!r}({self.inner.name})"

@@ -24,6 +24,7 @@ class Args(NamedTuple):
     theta: Tree
     data: tuple[Tree, ...]
     hyper: Tree  # tensors given when the solver was declared, such as a learned ``lr``
+    guess: Tree = ()  # where an implicit estimator's linear solver starts, if anywhere; no derivative flows to it
 
 
 Objective = Callable[[Tree, Args], Tensor]
@@ -31,19 +32,35 @@ Gradient = Callable[[Tree, Args], Tree]
 """From ``(phi, args)`` to the gradient of the objective in ``phi``."""
 
 
+class Parts(NamedTuple):
+    """An objective taken apart: ``criterion(model(phi, args), args) + rest(phi, args)``."""
+
+    model: Callable[[Tree, Args], Tree]
+    criterion: Callable[[Tree, Args], Tensor]
+    rest: Objective | None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Inner:
     """An inner problem with its solver. Calling it solves it; a derivative takes an estimator around it.
 
+    A solver is one of three things: a path (``step``), a minimiser of any objective (``minimize``), or a black box
+    (``solve``).
+
     Attributes:
         init: From the arguments to the first ``phi``. Every ``phi`` has its tree, shapes, dtype and device.
         objective: What the solver minimises over its first argument, or ``None``.
+        curved: The objective whose second derivatives in ``phi`` stand for those of ``objective``, if not itself.
+        parts: The objective taken apart, if that is possible.
         residual: What the solver brings to zero, like ``phi``, or ``None``. For an objective it is the gradient.
         symmetric: Whether the Jacobian of the residual in ``phi`` is symmetric.
-        steps: ``K``, the number of steps; 0 for a black box.
+        steps: ``K``, the number of steps; 0 where there is no path.
         step: One step ``(gradient, state, args) -> state`` from the solver's state to the next, or ``None``.
         begin: From the first ``phi`` to the solver's first state, a tree whose first child is ``phi``.
+        tolerance: The norm of the gradient at which a task stops and stays where it is; 0 for never.
+        minimize: ``(inner, start, args) -> phi``, which minimises ``inner.objective`` from ``start``, or ``None``.
         solve: A black box ``args -> phi``, or ``None``.
+        batchable: Whether the solver runs under ``vmap``; if not, it runs task by task there.
         settings: What ``step`` reads beside gradient and state (``lr`` and the like): a reader for each name.
         hyper: The tensors among these settings that were given as they are; see :class:`Args`.
         free: Whether the objective is known not to depend on ``theta``.
@@ -53,21 +70,26 @@ class Inner:
 
     init: Callable[[Args], Tree]
     objective: Objective | None = None
+    curved: Objective | None = None
+    parts: Parts | None = None
     residual: Gradient | None = None
     symmetric: bool = True
     steps: int = 0
     step: Callable[[Gradient, Tree, Args], Tree] | None = None
     begin: Callable[[Tree], tuple[Tree, ...]] = lambda phi: (phi,)
+    tolerance: float = 0.0
+    minimize: Callable[[Inner, Tree, Args], Tree] | None = None
     solve: Callable[[Args], Tree] | None = None
+    batchable: bool = True
     settings: Mapping[str, Callable[[Args], Any]] = field(default_factory=dict[str, Callable[[Args], Any]])
     hyper: Tree = ()
     free: bool = False
     functions: tuple[Any, ...] = ()
     name: str = "inner"
 
-    def args(self, theta: Tree, data: tuple[Tree, ...]) -> Args:
+    def args(self, theta: Tree, data: tuple[Tree, ...], guess: Tree = ()) -> Args:
         """The checked arguments of one solve."""
-        args = Args(theta, data, self.hyper)
+        args = Args(theta, data, self.hyper, guess)
         first = self.init(args)
         check_parameters(first, "theta" if first is theta else "init(theta)")
         return args
@@ -89,19 +111,40 @@ class Inner:
 
 def solve_with(inner: Inner, args: Args) -> Tree:
     """``phi``, by the inner problem's own solver."""
-    if inner.step is None:
-        return _black_box(inner, args)
-    state, gradient = inner.begin(inner.init(args)), plain_gradient(inner.objective)
+    if inner.solve is not None:
+        return _black_box(inner, inner.solve, args)
+    return minimize(inner, inner.init(args), args)
+
+
+def minimize(inner: Inner, start: Tree, args: Args) -> Tree:
+    """``phi``, from ``start``; ``inner.objective`` may be another one than the solver was declared with."""
+    if inner.minimize is not None:
+        return inner.minimize(inner, start, args)
+    state, gradient = inner.begin(start), plain_gradient(inner.objective)
     for _ in range(inner.steps):
-        state = inner.step(gradient, state, args)
+        state, done = advance(inner, gradient, state, args)
+        if done is not None and autodiff.all_true(done):
+            break
     return state[0]
 
 
-def _black_box(inner: Inner, args: Args) -> Tree:
-    assert inner.solve is not None
+def advance(
+    inner: Inner, gradient: Gradient, state: Tree, args: Args
+) -> tuple[tuple[Tree, ...], Tensor | None]:
+    """The next state, and whether this task had already reached the tolerance and stayed where it was."""
+    assert inner.step is not None
+    if not inner.tolerance:
+        return tuple(inner.step(gradient, state, args)), None
+    slope = gradient(state[0], args)
+    done = tree.norm(slope) <= inner.tolerance
+    after = inner.step(lambda *_: slope, state, args)
+    return tree.map(lambda new, old: torch.where(done, old, new), tuple(after), tuple(state)), done
+
+
+def _black_box(inner: Inner, solve: Callable[[Args], Tree], args: Args) -> Tree:
     detached = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, args)
     with torch.enable_grad():  # the user's code may want to call backward()
-        phi = inner.solve(detached)
+        phi = solve(detached)
     check_like(phi, inner.init(detached), inner.name)
     return tree.map(lambda x: x.detach(), phi)
 
@@ -117,6 +160,16 @@ def plain_gradient(objective: Objective | None) -> Gradient:
     return gradient
 
 
+def stationarity(inner: Inner, slope: Tree, args: Args) -> Tensor:
+    """How far the solve has come: the norm of the gradient (or residual) at ``phi`` over that at ``init``."""
+    return relative(tree.norm(slope), tree.norm(inner.slope(inner.init(args), args)))
+
+
+def relative(part: Tensor, whole: Tensor) -> Tensor:
+    """``part / whole``, and ``part`` itself for a zero whole."""
+    return part / torch.where(whole > 0, whole, torch.ones_like(whole))
+
+
 @dataclass(frozen=True, slots=True)
 class Bare(Rule):
     """A solve without an estimator: it has no derivative. A black box runs task by task under ``vmap``."""
@@ -125,7 +178,7 @@ class Bare(Rule):
 
     @property
     def batchable(self) -> bool:
-        return self.inner.solve is None
+        return self.inner.batchable
 
     def forward(self, args: Args) -> tuple[Tree, ...]:
         return (solve_with(self.inner, args),)

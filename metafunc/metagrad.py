@@ -16,6 +16,7 @@ from metafunc.estimator import Adapt
 from metafunc.inner import scalar
 from metafunc.plug import Plug
 from metafunc.rule import Stats, vmap
+from metafunc.spectrum import spectrum
 from metafunc.tree import Tree
 
 
@@ -29,6 +30,8 @@ class MetaGrad(NamedTuple):
         stats: Figures as tensors, one a task for a batch: ``loss``, and what the estimator reports
             (``stationarity``, ``linear_residual``, ``linear_steps``, ``negative_curvature``, ...).
         aux: What the outer function returned beside the loss, or ``None``.
+        adjoint: The solution of an implicit estimator's linear system, a tree like ``phi``, from which the next solve
+            may start (``guess=``); ``None`` for other estimators.
     """
 
     value: Tensor
@@ -36,6 +39,7 @@ class MetaGrad(NamedTuple):
     phi: Tree
     stats: Stats
     aux: Any = None
+    adjoint: Tree = None
 
 
 class Batching(Plug, ABC):
@@ -106,6 +110,7 @@ def meta_grad(
     tasks: Batching | None = None,
     has_aux: bool = False,
     with_theta: bool = False,
+    lanczos: int = 0,
 ) -> Callable[..., MetaGrad]:
     """The meta-gradient of ``outer(adapt(theta, *data), query)`` with value, ``phi`` and stats.
 
@@ -116,12 +121,18 @@ def meta_grad(
             leading axis of tasks. Then value and gradient are means over the tasks.
         has_aux: Whether ``outer`` returns ``(loss, aux)``.
         with_theta: Whether ``outer`` is ``outer(phi, theta, query)``, for an outer loss that sees ``theta`` itself.
+        lanczos: For diagnosis: so many steps of Lanczos' method add ``curvature_min``, ``curvature_max`` and ``reach``
+            to the stats (see :func:`metafunc.spectrum.spectrum`), from which :func:`check` tells whether ``prox`` is
+            too small and whether ``Binomial`` is outside its range. Default: none.
 
     Returns:
-        ``f(theta, *data, query) -> MetaGrad``. Its gradient equals that of ``torch.func.grad`` of the composition.
+        ``f(theta, *data, query, guess=None) -> MetaGrad``. Its gradient equals that of ``torch.func.grad`` of the
+        composition. ``guess``, for implicit estimators, is where the linear solver starts: the ``adjoint`` of an
+        earlier result, which saves steps where the same tasks come back after a small change of ``theta``.
 
     Raises:
-        TypeError: If ``adapt`` is no wrapped inner problem.
+        TypeError: If ``adapt`` is no wrapped inner problem, or a ``guess`` is given to an estimator without a linear
+            system.
         ValueError: If the outer loss is not a scalar, or the leading axes of a batch differ.
 
     Example:
@@ -132,14 +143,18 @@ def meta_grad(
         raise errors.not_wrapped("meta_grad", adapt)
     if tasks is not None and not isinstance(tasks, Batching):
         raise errors.not_a("tasks", "None, Vmap(), Vmap(chunk=...) or Loop()", tasks)
+    if isinstance(lanczos, bool) or not isinstance(lanczos, int) or lanczos < 0:
+        raise errors.out_of_range("lanczos", lanczos, "an integer of at least 0", "e.g. lanczos=8")
+    if lanczos and adapt.inner.objective is None:
+        raise errors.needs_objective("lanczos", adapt.inner.name)
 
     def outer_loss(phi: Tree, theta: Tree, query: Tree) -> tuple[Tensor, Any]:
         out = outer(phi, theta, query) if with_theta else outer(phi, query)
         loss, aux = out if has_aux else (out, None)
         return scalar(lambda: loss, "outer")(), aux
 
-    def one(theta: Tree, data: tuple[Tree, ...], query: Tree) -> MetaGrad:
-        phi, pull = adapt.linearize(theta, *data)
+    def one(theta: Tree, data: tuple[Tree, ...], query: Tree, guess: Tree) -> MetaGrad:
+        phi, pull = adapt.linearize(theta, *data, guess=() if guess is None else guess)
         box: list[Any] = []
 
         def value_of(phi: Tree, theta: Tree) -> Tensor:
@@ -151,24 +166,31 @@ def meta_grad(
         v, direct = outer_pull(torch.ones_like(value))
         through, _, stats = pull(v)
         grad = tree.merge(direct, through) if with_theta else through
-        return MetaGrad(value, grad, phi, {"loss": value, **stats}, box[0])
+        adjoint = stats.pop("adjoint", None)
+        if guess is not None and adjoint is None:
+            raise errors.no_use_for_guess(repr(adapt.estimator))
+        if lanczos:
+            stats |= spectrum(adapt.inner, phi, adapt.inner.args(theta, data), lanczos)
+            if "reach" in stats:
+                stats |= adapt.estimator.foresee(adapt.inner, stats["reach"])
+        return MetaGrad(value, grad, phi, {"loss": value, **stats}, box[0], adjoint)
 
-    def single(theta: Tree, *data_and_query: Tree) -> MetaGrad:
+    def single(theta: Tree, *data_and_query: Tree, guess: Tree = None) -> MetaGrad:
         *data, query = _split(data_and_query)
-        return one(theta, tuple(data), query)
+        return one(theta, tuple(data), query, guess)
 
-    def batch(theta: Tree, *data_and_query: Tree) -> MetaGrad:
+    def batch(theta: Tree, *data_and_query: Tree, guess: Tree = None) -> MetaGrad:
         assert tasks is not None
         count = _count(_split(data_and_query))
 
-        def each(theta: Tree, *task: Tree) -> tuple[Tree, Tree]:
+        def each(theta: Tree, guess: Tree, *task: Tree) -> tuple[Tree, Tree]:
             *data, query = task
-            result = one(theta, tuple(data), query)
-            return (result.value, result.grad), (result.phi, result.stats, result.aux)
+            result = one(theta, tuple(data), query, guess)
+            return (result.value, result.grad), result[2:]
 
-        total, (phi, stats, aux) = tasks.map(each, theta, data_and_query, count)
+        total, rest = tasks.map(each, theta, (guess, *data_and_query), count)
         value, grad = tree.map(lambda x: None if x is None else x / count, total)
-        return MetaGrad(value, grad, phi, stats, aux)
+        return MetaGrad(value, grad, *rest)
 
     return single if tasks is None else batch
 
@@ -184,53 +206,3 @@ def _count(tasks: tuple[Tree, ...]) -> int:
     if len(sizes) != 1 or None in sizes:
         raise errors.uneven_tasks(sizes)
     return sizes.pop() or 0
-
-
-def check(result: MetaGrad, *, linear_residual: float = 0.1) -> MetaGrad:
-    """Return ``result``, or raise if it should not be used.
-
-    Raising on data inside a transform would break under ``vmap``, so the estimators only take note; this looks at the
-    notes.
-
-    Args:
-        result: From :func:`meta_grad`.
-        linear_residual: The largest relative residual of an implicit estimator's linear solve that is accepted.
-
-    Raises:
-        CheckError: If the outer loss or the gradient is not finite, a linear solve broke down, met negative curvature
-            or did not converge.
-    """
-    findings: list[str] = []
-    losses = result.stats["loss"]
-    if not torch.isfinite(losses).all():
-        findings.append(f"the outer loss is not finite ({_how_many(~torch.isfinite(losses))})")
-    for path, leaf in zip(tree.paths(result.grad), tree.leaves(result.grad), strict=True):
-        if tree.is_float(leaf) and not torch.isfinite(leaf).all():
-            findings.append(
-                f"the meta-gradient at {path} is not finite: lower the inner lr, or look at the inner loss"
-            )
-    stats = result.stats
-    if "linear_residual" in stats:
-        if stats["breakdown"].any():
-            findings.append(
-                f"the linear solve broke down ({_how_many(stats['breakdown'])}): its products are not finite"
-            )
-        if stats["negative_curvature"].any():
-            findings.append(
-                f"the inner objective has negative curvature at phi ({_how_many(stats['negative_curvature'])}): "
-                "raise prox, or solver damping"
-            )
-        loose = ~(stats["linear_residual"] <= linear_residual)
-        if loose.any():
-            worst = stats["linear_residual"].max().item()
-            findings.append(
-                f"the linear solve has not converged ({_how_many(loose)}, worst relative residual {worst:.2g}): "
-                "raise max_steps, or prox"
-            )
-    if findings:
-        raise errors.unusable(findings)
-    return result
-
-
-def _how_many(flags: Tensor) -> str:
-    return f"{int(flags.sum())} of {flags.numel()} tasks"

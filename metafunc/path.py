@@ -8,7 +8,7 @@ from typing import Any
 from metafunc import errors, tree
 from metafunc.autodiff import jvp, vjp
 from metafunc.curvature import Curvature, Exact
-from metafunc.inner import Args, Gradient, Inner, plain_gradient
+from metafunc.inner import Args, Gradient, Inner, advance, plain_gradient
 from metafunc.tree import Tree
 
 State = tuple[Tree, ...]
@@ -28,8 +28,7 @@ class Path:
 
     def step(self, state: State, args: Args) -> State:
         """The next state."""
-        assert self.inner.step is not None
-        return tuple(self.inner.step(self.gradient, state, args))
+        return advance(self.inner, self.gradient, state, args)[0]
 
     def run(self, args: Args, start: State, steps: int) -> list[State]:
         """The states from ``start`` over ``steps`` steps, both ends included."""
@@ -80,4 +79,4 @@ def path_of(inner: Inner, curvature: Curvature, estimator: str) -> Path:
         if not isinstance(curvature, Exact):
             raise errors.needs_curvature_free(estimator, inner.name)
         return Path(inner, plain_gradient(None))
-    return Path(inner, curvature.gradient(inner.objective))
+    return Path(inner, curvature.gradient(inner))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, fields
+from types import FunctionType
 from typing import Any
 
 
@@ -16,5 +17,10 @@ class Plug:
         for field in fields(self):  # pyright: ignore[reportArgumentType]
             value: Any = getattr(self, field.name)
             if field.default is MISSING or value != field.default:
-                shown.append(f"{field.name}={value!r}")
+                shown.append(f"{field.name}={_name(value)}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _name(value: Any) -> str:
+    """A function by its name, anything else as it prints."""
+    return value.__name__ if isinstance(value, FunctionType) else repr(value)

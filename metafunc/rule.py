@@ -89,6 +89,10 @@ class Rule(ABC):
         """Whether ``forward`` may run under ``vmap``; if not, it runs task by task there."""
         return True
 
+    def mapped(self, dims: Tree, size: int, randomness: str) -> Rule:
+        """The rule over a batch of ``size``, in which ``dims`` are the batched axes of ``args``."""
+        return _Batched(self, dims, size, randomness)
+
 
 class Handle:
     """A rule as a constant that ``torch.compile`` takes as it is; made before compilation begins."""
@@ -183,6 +187,8 @@ def pullback(
     rule: Rule, args: Tree, out: tuple[Tree, ...], cotangent: tuple[Tree | None, ...], needs: Tree
 ) -> tuple[Tree, Stats]:
     """The rule's pull-back, closed to further differentiation where that would be wrong."""
+    if not rule.exact and autodiff.has_tangent((args, out)):
+        raise errors.no_second_derivative(rule.name)  # before some operator fails for want of a forward mode
     bar, stats = rule.pullback(args, out, cotangent, needs)
     return bar if rule.exact else _refuse_derivative(rule.name, bar, (args, out)), stats
 
@@ -237,7 +243,7 @@ class _Apply(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[tuple[Tensor, ...], Any]:
         step, *tensors = inputs
         dims = tuple(in_dims[1:])
-        batched = _Batched(step.rule, step.args.fill_only(dims), info.batch_size, info.randomness)
+        batched = step.rule.mapped(step.args.fill_only(dims), info.batch_size, info.randomness)
         flat: tuple[Tensor, ...] = _apply(_Call(batched, step.args, step.box), *tensors)
         return flat, (0,) * len(flat)
 

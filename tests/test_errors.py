@@ -386,21 +386,3 @@ def test_the_batch_of_meta_grad() -> None:
         batched(THETA, torch.ones(2, 3), torch.ones(3, 3))
     with raises(TypeError, "meta_grad: expected f(theta, *data, query), got theta alone"):
         batched(THETA)
-
-
-def test_check_speaks_plainly() -> None:
-    nan = mf.meta_grad(lambda phi, x: loss(phi, x) * float("nan"), mf.Explicit()(INNER))(THETA, X, X)
-    with raises(
-        mf.CheckError, "the outer loss is not finite (1 of 1 tasks); the meta-gradient at . is not finite"
-    ):
-        mf.check(nan)
-    saddle = mf.gradient_descent(lambda phi, x: -loss(phi, x), lr=0.1, prox=0.5, steps=3)
-    with raises(
-        mf.CheckError, "the inner objective has negative curvature at phi (1 of 1 tasks): raise prox"
-    ):
-        mf.check(mf.meta_grad(loss, mf.Implicit()(saddle))(THETA, 10 * X, X))
-    rough = mf.meta_grad(
-        loss, mf.Implicit(mf.CG(max_steps=1))(mf.gradient_descent(loss, lr=0.1, prox=0.1, steps=3))
-    )
-    with raises(mf.CheckError, "the linear solve has not converged (1 of 1 tasks, worst relative residual"):
-        mf.check(rough(THETA, X, X), linear_residual=1e-6)

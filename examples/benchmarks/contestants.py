@@ -178,7 +178,7 @@ def contestants(problem: Problem) -> tuple[list[Contestant], list[str]]:
         (mf.Truncated(depth), Need(k + depth + 1, depth), 0.0),
         (mf.Binomial(order), Need(k + 1, order * (k - order + 1)), 0.0),
         (mf.FirstOrder(), Need(k + 1, 0), 0.0),
-        (mf.Implicit(mf.CG(max_steps=5)), Need(k + 2, 5), PROX),
+        (mf.Implicit(mf.CG(max_steps=5, rtol=0.0)), Need(k + 3, 5), PROX),
         (mf.FiniteDifference(), Need(3 * k + 1, 0), PROX),
     ]
     for estimator, need, prox in table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,15 @@ class Binomial(Estimator):
         ):
             expected = f"None or an integer of at least max(1, order) = {max(1, self.order)}"
             raise errors.out_of_range("window", self.window, expected, "or leave it out to expand every step")
+
+    def foresee(self, inner: Inner, reach: Tensor) -> Stats:
+        """The error along the eigenvector of the largest eigenvalue, this series' and that of ``FirstOrder``, for a
+        Hessian that stays the same: ``|sum_l C(window, l) (-a)^l - (1 - a)^K|`` with ``a = reach / K``."""
+        window, a = self.window or inner.steps, reach / inner.steps
+        used = a * (self.order / window if self.rescale else 1.0)
+        series = sum(math.comb(window, l) * (-used) ** l for l in range(self.order + 1))
+        whole = (1 - a) ** inner.steps
+        return {"series_error": (series - whole).abs(), "first_order_error": (1 - whole).abs()}
 
     def rule(self, inner: Inner) -> Rule:
         """See :class:`Binomial`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,12 +11,20 @@ from torch import Tensor
 
 from metafunc import errors, tree
 from metafunc.autodiff import jvp, vjp, vmap
-from metafunc.curvature import Exact
 from metafunc.dependence import Watch, require_reach
 from metafunc.estimator import Estimator
-from metafunc.inner import Args, Inner, Objective, plain_gradient, solve_with
+from metafunc.inner import (
+    Args,
+    Inner,
+    Objective,
+    minimize,
+    plain_gradient,
+    relative,
+    solve_with,
+    stationarity,
+)
 from metafunc.path import Path, State
-from metafunc.rule import Rule, Stats
+from metafunc.rule import Handle, Rule, Stats, call
 from metafunc.tree import Tree
 
 
@@ -52,9 +60,13 @@ class FiniteDifference(Estimator):
         recenter: Subtract the gradient left over at ``phi_0`` in the perturbed problem. Then ``phi_0`` is the exact
             solution for ``nu = 0``, and the inner error is not divided by ``nu``. ``False`` is the paper's algorithm.
 
+    ``stats["linear_residual"]`` is what is left over of the perturbed problem, relative to the perturbation: as for
+    ``Implicit``, the relative residual of ``H d phi_nu / d nu = -v``. A solver that starts with long steps whatever the
+    gradient's size (Adam) needs many of them to come back from there.
+
     Raises:
         ValueError: If an attribute is out of range.
-        TypeError: Around a solver that does not take gradient steps.
+        TypeError: Around a solver that cannot minimise another objective than its own, such as a decorated function.
         ZeroGradientError: As for ``Implicit``.
     """
 
@@ -88,8 +100,10 @@ class FiniteDifference(Estimator):
 
     def rule(self, inner: Inner) -> Rule:
         """See :class:`FiniteDifference`."""
-        if inner.step is None or inner.objective is None:
+        if inner.objective is None or (inner.step is None and inner.minimize is None):
             raise errors.needs_gradient_steps("FiniteDifference", inner.name)
+        if inner.step is None and self.scheme == "tangent":
+            raise errors.needs_path("FiniteDifference('tangent')", inner.name)
         if inner.free:
             raise errors.no_implicit_gradient(repr(self), inner.name)
         return Perturbed(inner, inner.objective, self)
@@ -111,6 +125,10 @@ class Perturbed(Rule):
     def exact(self) -> bool:
         return False
 
+    @property
+    def batchable(self) -> bool:
+        return self.inner.batchable
+
     def forward(self, args: Args) -> tuple[Tree, ...]:
         return (solve_with(self.inner, args),)
 
@@ -119,41 +137,52 @@ class Perturbed(Rule):
         left = plain_gradient(self.objective)(phi, args)
         shift = left if self.options.recenter else tree.zeros_like(left)
         watch = Watch(args)
-
-        def slope(at: Tree, args: Args) -> Tree:
-            value, pull = vjp(lambda a: self.objective(at, watch(a)), args, needs=(needs,))
-            return pull(torch.ones_like(value))[0]
-
-        stats = {"stationarity": tree.norm(left) / (1 + tree.norm(phi))}
         if self.options.scheme == "tangent":
-            bar = self._tangent(args, phi, v, shift, needs)
-            slope(phi, args)
+            bar, missing = self._tangent(args, phi, v, shift, watch, needs)
+            stats: Stats = {}
         else:
-            bar, stats["nu"] = self._difference(args, phi, v, shift, slope, tree.norm(left))
+            bar, missing, nu = self._difference(args, phi, v, shift, watch, needs, tree.norm(left))
+            stats = {"nu": nu}
         advice = "use Explicit or Truncated, which differentiate the path"
         require_reach("FiniteDifference", advice, self.inner.inputs, watch.touched, args, needs)
-        return bar, stats
+        return bar, stats | {
+            "stationarity": stationarity(self.inner, left, args),
+            "linear_residual": relative(missing, tree.norm(v)),
+        }
 
     def _difference(
-        self, args: Args, phi: Tree, v: Tree, shift: Tree, slope: Any, left: Tensor
-    ) -> tuple[Tree, Tensor]:
+        self, args: Args, phi: Tree, v: Tree, shift: Tree, watch: Watch, needs: Tree, left: Tensor
+    ) -> tuple[Tree, Tensor, Tensor]:
         offsets, weights = stencil(self.options.scheme, self.options.order)
         nu = self._nu(phi, v, left, len(offsets) if 0 not in offsets else len(offsets) - 1)
         points = torch.tensor([s for s in offsets if s], dtype=left.dtype, device=left.device)
-        at_points = vmap(
-            lambda s, a: slope(self._solve(a, phi, v, shift, s * nu), a), in_dims=(0, tree.axes(args))
-        )
-        slopes = at_points(points, tree.repeat(args, len(points)))
+
+        def at_point(s: Tensor, a: Args) -> tuple[Tree, Tensor]:
+            moved = self._solve(a, phi, v, shift, s * nu)
+            here, there = self._slopes(moved, a, watch, needs)
+            missing = tree.map(lambda g, u, o: g + s * nu * u - o, here, v, shift)
+            return there, tree.norm(missing) / (s * nu).abs()
+
+        slopes, missing = vmap(at_point, in_dims=(0, tree.axes(args)))(points, tree.repeat(args, len(points)))
         around = torch.tensor([w for s, w in zip(offsets, weights, strict=True) if s], dtype=left.dtype).to(
             left.device
         )
         total = tree.map(lambda x: None if x is None else torch.tensordot(around.to(x.dtype), x, 1), slopes)
         if 0 in offsets:
-            centre = float(weights[offsets.index(0)])
-            total = tree.map(lambda t, x: None if t is None else t + centre * x, total, slope(phi, args))
-        return tree.map(lambda x: None if x is None else x / nu, total), nu
+            centre, (_, there) = float(weights[offsets.index(0)]), self._slopes(phi, args, watch, needs)
+            total = tree.map(lambda t, x: None if t is None else t + centre * x, total, there)
+        return tree.map(lambda x: None if x is None else x / nu, total), missing.max(), nu
+
+    def _slopes(self, phi: Tree, args: Args, watch: Watch, needs: Tree) -> tuple[Tree, Tree]:
+        """The gradients of the objective in ``phi`` and in the arguments."""
+        every = tree.map(tree.is_float, phi)
+        value, pull = vjp(lambda p, a: self.objective(p, watch(a)), phi, args, needs=(every, needs))
+        here, there = pull(torch.ones_like(value))
+        return here, there
 
     def _solve(self, args: Args, phi: Tree, v: Tree, shift: Tree, nu: Tensor) -> Tree:
+        if self.inner.step is None:
+            return call(Handle(_Tilted(self.inner, self.objective)), (args, phi, v, shift, nu))[0]
         state = self.inner.begin(phi)
         for _ in range(self.options.steps or self.inner.steps):
             state = self._step(args, v, shift, state, nu)
@@ -165,17 +194,24 @@ class Perturbed(Rule):
         def tilted(phi: Tree, args: Args) -> Tree:
             return tree.map(lambda g, u, s: g + nu * u - s, gradient(phi, args), v, shift)
 
-        return Path(self.inner, tilted).step(state, args)
+        # A tolerance would stop a solve that starts this close before it has moved at all.
+        return Path(replace(self.inner, tolerance=0.0), tilted).step(state, args)
 
-    def _tangent(self, args: Args, phi: Tree, v: Tree, shift: Tree, needs: Tree) -> Tree:
+    def _tangent(
+        self, args: Args, phi: Tree, v: Tree, shift: Tree, watch: Watch, needs: Tree
+    ) -> tuple[Tree, Tensor]:
         state = self.inner.begin(phi)
         moved, nu = tree.zeros_like(state), torch.zeros_like(tree.leaves(phi)[0].sum())
         for _ in range(self.options.steps or self.inner.steps):
             state, moved = jvp(
                 lambda s, n: self._step(args, v, shift, s, n), (state, nu), (moved, torch.ones_like(nu))
             )
-        _, pull = vjp(lambda a: Exact().gradient(self.objective)(state[0], a), args, needs=(needs,))
-        return pull(moved[0])[0]
+        gradient = plain_gradient(self.objective)
+        _, pull = vjp(
+            lambda p, a: gradient(p, watch(a)), state[0], args, needs=(tree.map(tree.is_float, phi), needs)
+        )
+        here, bar = pull(moved[0])
+        return bar, tree.norm(tree.add(here, v))
 
     def _nu(self, phi: Tree, v: Tree, left: Tensor, order: int) -> Tensor:
         length = tree.norm(v)
@@ -185,6 +221,32 @@ class Perturbed(Rule):
         if not self.options.recenter:
             delta = torch.maximum(delta, left / (1 + tree.norm(phi)))
         return delta ** (1 / (order + 1)) * (1 + tree.norm(phi)) / torch.where(length > 0, length, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tilted(Rule):
+    """The perturbed problem solved by a minimiser without a path: a rule, so that one that cannot be batched runs task
+    by task. It is not differentiated."""
+
+    inner: Inner
+    objective: Objective
+
+    @property
+    def batchable(self) -> bool:
+        return self.inner.batchable
+
+    def forward(self, args: Tree) -> tuple[Tree, ...]:
+        at, phi, v, shift, nu = args
+        tilt = tree.map(lambda u, s: nu * u - s, v, shift)
+        tilted = replace(
+            self.inner,
+            objective=lambda p, a: self.objective(p, a) + tree.dot(tilt, p),
+            tolerance=0.0,
+        )
+        return (minimize(tilted, phi, at),)
+
+    def pullback(self, args: Tree, out: Any, cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
+        raise errors.no_second_derivative("FiniteDifference")
 
 
 def stencil(scheme: str, order: int | None) -> tuple[list[int], list[float]]:

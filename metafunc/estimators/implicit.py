@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-
-import torch
 
 from metafunc import errors, tree
 from metafunc.autodiff import jvp, vjp
 from metafunc.curvature import Curvature, Exact
+from metafunc.decorated import Decorated
 from metafunc.dependence import Watch, require_reach
 from metafunc.estimator import Estimator
-from metafunc.inner import Args, Gradient, Inner, solve_with
+from metafunc.inner import Args, Gradient, Inner, solve_with, stationarity
 from metafunc.linear import CG, LinearSolver, System, as_solver, solve
-from metafunc.rule import Rule, Stats
+from metafunc.rule import Handle, Rule, Stats, call
 from metafunc.tree import Tree
 
 
@@ -28,17 +28,21 @@ class Implicit(Estimator):
 
     Source: imaml Lemma 1, Algorithm 2; fo-b-maml (15) for objectives that depend on ``theta`` in other ways.
 
-    Exact when: ``phi`` is stationary and the linear system is solved; both are reported in the stats. So are second
-    derivatives, since the linear solve has a derivative rule of its own.
+    Exact when: ``phi`` is stationary and the linear system is solved; both are reported in the stats
+    (``stationarity``, the gradient's norm over that at the start, and ``linear_residual``). So are second derivatives,
+    since the linear solve has a derivative rule of its own.
 
     Bias: of the order of the distance of ``phi`` from the solution plus the error of the linear solve.
 
-    Cost: the solve forward; one linearised gradient and as many products as the solver takes back. Memory: the
-    activations of one gradient, however many inner steps.
+    Cost: the solve forward; back one linearised gradient, as many products as the solver takes, one gradient for the
+    mixed derivatives and one at the start for the stats. Memory: the activations of one gradient, however many steps.
 
     Attributes:
         solver: A linear solver, or any function ``solve(matvec, b) -> x``.
         curvature: How products with the Hessian are formed.
+        root: ``torchopt.diff.implicit.custom_root``, to have TorchOpt's own decorator do the work. It then gets the
+            whole batch of tasks as one system, with ``vmap`` inside, since it fails under the transforms itself.
+            Second derivatives and forward mode are refused, and the stats say nothing of the linear solve.
 
     Raises:
         ZeroGradientError: If the solution does not depend on ``theta`` at all (no ``prox``), or for a gradient to
@@ -48,9 +52,12 @@ class Implicit(Estimator):
 
     solver: Any = CG()
     curvature: Curvature = Exact()
+    root: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         as_solver(self.solver)
+        if self.root is not None and not callable(self.root):
+            raise errors.not_callable("root", "such as torchopt.diff.implicit.custom_root", self.root)
 
     def rule(self, inner: Inner) -> Rule:
         """See :class:`Implicit`."""
@@ -62,10 +69,10 @@ class Implicit(Estimator):
         if inner.residual is not None:
             if not isinstance(self.curvature, Exact):
                 raise errors.needs_curvature_free("Implicit", inner.name)
-            return Root(inner, inner.residual, solver, repr(self))
+            return Root(inner, inner.residual, solver, repr(self), self.root)
         if inner.objective is None:
             raise errors.needs_objective("Implicit", inner.name)
-        return Root(inner, self.curvature.gradient(inner.objective), solver, repr(self))
+        return Root(inner, self.curvature.gradient(inner), solver, repr(self), self.root)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +83,51 @@ class Root(Rule):
     residual: Gradient
     solver: LinearSolver
     label: str
+    root: Callable[..., Any] | None = None
 
     @property
     def name(self) -> str:
         return self.label
 
     @property
+    def exact(self) -> bool:
+        return self.root is None
+
+    @property
     def batchable(self) -> bool:
-        return self.inner.solve is None
+        return self.inner.batchable
 
     def forward(self, args: Args) -> tuple[Tree, ...]:
         return (solve_with(self.inner, args),)
 
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
         (phi,), (v,) = out, cotangent
-        w, stats = solve(self._transposed(), (phi, args), v)
+        if self.root is not None:
+            return self._by_decorator(self.root, args, phi, v, needs)
+        start = args.guess if tree.leaves(args.guess) else None
+        w, stats = solve(self._transposed(), (phi, args._replace(guess=())), v, start)
         watch = Watch(args)
         r, pull = vjp(lambda a: self.residual(phi, watch(a)), args, needs=(needs,))
         bar = tree.map(lambda x: None if x is None else -x, pull(w)[0])
         advice = "use Explicit or Truncated, which differentiate the path"
         require_reach(self.label, advice, self.inner.inputs, watch.touched, args, needs)
-        return bar, stats | {"stationarity": _relative(tree.norm(r), phi)}
+        return bar, stats | {"stationarity": stationarity(self.inner, r, args), "adjoint": w}
+
+    def _by_decorator(
+        self, root: Callable[..., Any], args: Args, phi: Tree, v: Tree, needs: Tree
+    ) -> tuple[Tree, Stats]:
+        watch = Watch(args)
+        r, touch = vjp(lambda a: self.residual(phi, watch(a)), args, needs=(needs,))
+        touch(v)
+        advice = "use Explicit or Truncated, which differentiate the path"
+        require_reach(self.label, advice, self.inner.inputs, watch.touched, args, needs)
+        pull = Decorated(self.residual, root, self.solver, needs)
+        bar = call(Handle(pull), (args, phi, v))[0]
+        return bar, {"stationarity": stationarity(self.inner, r, args)}
 
     def pushforward(self, args: Args, out: tuple[Tree, ...], tangent: Tree) -> tuple[Tree, ...]:
+        if self.root is not None:
+            raise errors.no_forward_mode(self.label)
         (phi,) = out
         _, moved = jvp(lambda a: self.residual(phi, a), (args,), (tangent,))
         t, _ = solve(self._system(), (phi, args), tree.neg(moved))
@@ -111,7 +140,7 @@ class Root(Rule):
 
     def _transposed(self) -> System:
         system = self._system()
-        return System(system.transposed, system.operator, system.solver)
+        return System(system.transposed, system.operator, system.solver.transposed)
 
     def _products(self, at: Tree) -> Any:
         """``w -> A^T w``; one linearisation serves all of them."""
@@ -131,7 +160,3 @@ class Root(Rule):
             return jvp(lambda p: self.residual(p, args), (phi,), (w,))[1]
 
         return product
-
-
-def _relative(residual: torch.Tensor, phi: Tree) -> torch.Tensor:
-    return residual / (1 + tree.norm(phi))

@@ -8,21 +8,24 @@ import torch
 from torch import Tensor
 
 from metafunc import errors
-from metafunc.linear.solver import LinearSolver, Matvec, check_limits, figures
+from metafunc.linear.products import Matvec
+from metafunc.linear.recursion import Gap, begin
+from metafunc.linear.solver import LinearSolver, check_limits, figures, length
 from metafunc.rule import Stats
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Neumann(LinearSolver):
-    """The truncated Neumann series ``x = sum_{j < max_steps} (I - scale A)^j scale b``.
+    """The truncated Neumann series ``x = x0 + sum_{j < max_steps} (I - scale A)^j scale (b - A x0)``.
 
     Exact when: ``max_steps`` grows without bound and every eigenvalue of ``scale A`` lies within 1 of 1; ``A`` need not
     be symmetric. For the residual ``phi - step(phi)`` of an iteration, ``scale=1`` gives the sum over the steps of the
     iteration run backwards from its limit.
 
-    Bias: ``-(I - scale A)^max_steps A^-1 b``, exactly.
+    Bias: ``-(I - scale A)^max_steps (A^-1 b - x0)``, exactly. Where an eigenvalue lies further out the series diverges,
+    seen in ``stats["linear_residual"]``.
 
-    Cost: ``max_steps`` products (the last one is for the residual that the stats report).
+    Cost: ``max_steps`` products (the last one is for the residual that the stats report), one more with ``x0``.
 
     Attributes:
         max_steps: The number of terms.
@@ -37,15 +40,25 @@ class Neumann(LinearSolver):
 
     def __post_init__(self) -> None:
         check_limits(self.max_steps)
-        if not self.scale > 0:
+        if not 0 < self.scale < float("inf"):
             raise errors.out_of_range(
                 "scale", self.scale, "a positive number", "e.g. the inner learning rate"
             )
 
-    def solve(self, matvec: Matvec, b: Tensor) -> tuple[Tensor, Stats]:
+    def solve(self, matvec: Matvec, b: Tensor, x0: Tensor | None = None) -> tuple[Tensor, Stats]:
         """See :class:`Neumann`."""
-        x, r = torch.zeros_like(b), b
+        start = begin(matvec, b, x0)
+        gap = Gap.at(start)
+        x, r, broken = start.x, start.r, ~start.sound
+        steps = torch.zeros_like(start.size)
         for _ in range(self.max_steps):
-            x = x + self.scale * r
-            r = r - self.scale * matvec(r)
-        return x, figures(torch.full_like(b.sum(), self.max_steps), b, r)
+            ar = matvec(r)
+            arar = ar @ ar
+            broken = broken | ~torch.isfinite(arar)
+            gap.product(~broken, length(r), arar.sqrt())
+            x = torch.where(broken, x, x + self.scale * r)
+            r = torch.where(broken, r, r - self.scale * ar)
+            gap.iterate(x)
+            steps = steps + (~broken).to(steps.dtype)
+        x, lost = start.finish(x)
+        return x, figures(steps, length(r) + gap.value, breakdown=broken | lost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -10,47 +11,78 @@ import torch
 from torch import Tensor
 
 from metafunc import errors
+from metafunc.linear.products import Matvec
 from metafunc.plug import Plug
 from metafunc.rule import Stats
-
-Matvec = Callable[[Tensor], Tensor]
 
 
 class LinearSolver(Plug, ABC):
     """Solves ``A x = b`` from products with ``A``.
 
-    Laws: the solver runs under ``vmap`` and looks at no tensor's value from Python. It never raises on data: what it
-    met is in ``stats``, each a scalar tensor: ``linear_steps`` (products used until it stopped),
-    ``linear_residual`` (``||b - A x|| / ||b||``), ``negative_curvature`` and ``breakdown`` (booleans).
+    Laws: the solver runs under ``vmap``, where each system of a batch is treated as if it were alone; from Python it
+    looks at nothing but whether all systems are done. It never raises on data, and ``x`` is finite: what it met is in
+    ``stats``, each a scalar tensor:
+
+    - ``linear_steps``: steps taken until it stopped.
+    - ``linear_residual``: ``||b - (A + damping I) x|| / ||b||``, and never below what rounding lets one know of it.
+    - ``negative_curvature``: it met ``p^T A p <= 0`` (to working precision) and cannot use such a direction.
+    - ``breakdown``: something was not finite, or singular, and it stopped there.
+    - ``asymmetric``: it is for symmetric matrices, and ``A`` showed that it is none.
     """
 
     __slots__ = ()
 
     @abstractmethod
-    def solve(self, matvec: Matvec, b: Tensor) -> tuple[Tensor, Stats]:
-        """The solution for a flat ``b`` of shape ``[d]``, and the figures."""
+    def solve(self, matvec: Matvec, b: Tensor, x0: Tensor | None = None) -> tuple[Tensor, Stats]:
+        """The solution for a flat ``b`` of shape ``[d]``, found from ``x0`` (default: zero), and the figures.
+
+        ``matvec`` is any function ``w -> A w``, or :class:`Products`, which know their transpose.
+        """
 
     @property
     def symmetric_only(self) -> bool:
         """Whether the method is right for symmetric matrices alone."""
         return False
 
+    @property
+    def transposed(self) -> LinearSolver:
+        """The solver for the system with ``A^T``: itself, with its preconditioner transposed if it has one."""
+        return self
+
+    @property
+    def tikhonov(self) -> float:
+        """The ``c`` of a solver whose ``x`` minimises ``||b - A x||^2 + c ||x||^2``, which is the root of no ``A``."""
+        return 0.0
+
 
 class Foreign(LinearSolver):
-    """A function ``solve(matvec, b) -> x``, such as TorchOpt's solvers, as a linear solver."""
+    """A function ``solve(matvec, b) -> x``, such as TorchOpt's solvers, as a linear solver.
 
-    __slots__ = ("fn",)
+    It is given ``init=x0`` too, if it takes that. What it raises is left to it; what it returns that is not finite is
+    flagged and replaced by zeros.
+    """
+
+    __slots__ = ("_takes_start", "fn")
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
+        self._takes_start = "init" in _parameters(fn)
 
-    def solve(self, matvec: Matvec, b: Tensor) -> tuple[Tensor, Stats]:
+    def solve(self, matvec: Matvec, b: Tensor, x0: Tensor | None = None) -> tuple[Tensor, Stats]:
         """One call of the function, and one more product for the residual."""
-        x = self.fn(matvec, b)
-        return x, figures(torch.zeros_like(b.sum()), b, b - matvec(x))
+        x = self.fn(matvec, b) if x0 is None or not self._takes_start else self.fn(matvec, b, init=x0)
+        x, broken = finite(x)
+        return x, figures(torch.zeros_like(b.sum()), residual_of(matvec, b, x), breakdown=broken)
 
     def __repr__(self) -> str:
         return getattr(self.fn, "__name__", repr(self.fn))
+
+
+def _parameters(fn: Callable[..., Any]) -> Any:
+    try:
+        return inspect.signature(fn).parameters
+    except (TypeError, ValueError):  # some built-in functions have none
+        return ()
 
 
 def as_solver(solver: Any) -> LinearSolver:
@@ -64,25 +96,51 @@ def as_solver(solver: Any) -> LinearSolver:
     return Foreign(solver)
 
 
-def figures(steps: Tensor, b: Tensor, residual: Tensor) -> Stats:
-    """The stats of a solve that can neither break down nor meet negative curvature."""
-    no = torch.zeros((), dtype=torch.bool, device=b.device)
-    return {
-        "linear_steps": steps,
-        "linear_residual": relative(residual.norm(), b.norm()),
-        "negative_curvature": no,
-        "breakdown": no.clone(),
-    }
+def figures(steps: Tensor, residual: Tensor, **flags: Tensor) -> Stats:
+    """The stats of a solve; the flags that are not given are down."""
+    down = {name: torch.zeros_like(residual, dtype=torch.bool) for name in FLAGS}
+    return {"linear_steps": steps, "linear_residual": residual} | down | flags
 
 
-def relative(residual: Tensor, scale: Tensor) -> Tensor:
-    """``residual / scale``, and the bare residual for a zero scale."""
-    return residual / torch.where(scale > 0, scale, torch.ones_like(scale))
+FLAGS = ("negative_curvature", "breakdown", "asymmetric")
 
 
-def check_limits(max_steps: int, rtol: float | None = None) -> None:
+def finite(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``x``, or zeros if any of it is not finite, and whether that was so."""
+    broken = ~torch.isfinite(x).all()
+    return torch.where(broken, torch.zeros_like(x), x), broken
+
+
+def length(x: Tensor) -> Tensor:
+    """The Euclidean norm, with a type."""
+    return (x @ x).sqrt()
+
+
+def residual_of(matvec: Matvec, b: Tensor, x: Tensor) -> Tensor:
+    """``||b - A x|| / ||b||``, and the bare residual if ``b`` is zero, by one product."""
+    # Both are divided by the largest entry first, since squares of very small numbers vanish.
+    peak = b.abs().amax()
+    peak = torch.where(peak > 0, peak, torch.ones_like(peak))
+    scale = length(b / peak)
+    left = length((b - matvec(x)) / peak)
+    return left / torch.where(scale > 0, scale, torch.ones_like(scale))
+
+
+def check_limits(max_steps: int, rtol: float | None = None, damping: float = 0.0) -> None:
     """Raise unless a solver's limits make sense."""
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-        raise errors.out_of_range("max_steps", max_steps, "an integer of at least 1", "e.g. max_steps=10")
+    check_count("max_steps", max_steps, "e.g. max_steps=10")
     if rtol is not None and not 0 <= rtol < 1:
         raise errors.out_of_range("rtol", rtol, "a number in [0, 1)", "e.g. rtol=1e-6")
+    check_damping(damping)
+
+
+def check_damping(damping: float) -> None:
+    """Raise unless it is one."""
+    if not 0 <= damping < float("inf"):
+        raise errors.out_of_range("damping", damping, "a number of at least 0", "e.g. damping=0.1")
+
+
+def check_count(name: str, value: Any, hint: str) -> None:
+    """Raise unless ``value`` is a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise errors.out_of_range(name, value, "an integer of at least 1", hint)

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from metafunc import errors, tree
-from metafunc.decorators import check_callable, check_steps
-from metafunc.inner import Args, Gradient, Inner, from_theta, scalar
-from metafunc.settings import Setting, Settings, check_setting
+from metafunc.decorators import check_steps
+from metafunc.inner import Args, Gradient, Inner
+from metafunc.settings import Setting, check_setting
+from metafunc.solvers.problem import check_tolerance, problem
 from metafunc.tree import Tree
 
 
@@ -21,19 +22,22 @@ def gradient_descent(
     lr: Setting,
     steps: int,
     prox: Setting = 0.0,
+    weight_decay: Setting = 0.0,
     momentum: Setting = 0.0,
     nesterov: bool = False,
+    tolerance: float = 0.0,
     objective: Callable[..., Tensor] | None = None,
     init: Callable[[Tree], Tree] | None = None,
 ) -> Inner:
     """``steps`` steps of gradient descent on a task's loss, from ``theta``.
 
-    Maths: with ``g(phi) = loss(phi, *data) + prox/2 ||phi - init(theta)||^2`` and ``phi_0 = init(theta)``, the step is
-    ``phi <- phi - lr grad g(phi)``; with momentum ``m <- momentum m + grad g(phi)``, ``phi <- phi - lr m``; with
-    ``nesterov`` instead ``phi <- phi - lr (grad g(phi) + momentum m)``. These are the conventions of
-    ``torch.optim.SGD``.
+    Maths: with ``g(phi) = loss(phi, *data) + prox/2 ||phi - init(theta)||^2 + weight_decay/2 ||phi||^2`` and
+    ``phi_0 = init(theta)``, the step is ``phi <- phi - lr grad g(phi)``; with momentum
+    ``m <- momentum m + grad g(phi)``, ``phi <- phi - lr m``; with ``nesterov`` instead
+    ``phi <- phi - lr (grad g(phi) + momentum m)``. These are the conventions of ``torch.optim.SGD``.
 
-    Source: binommaml (2b); imaml (4) for the proximal term; fo-b-maml (15) for ``objective``.
+    Source: binommaml (2b); imaml (4) for the proximal term; fo-b-maml (15) for ``objective``. A tree for ``lr``, a part
+    of ``theta``, is Meta-SGD (Li et al. 2017).
 
     Args:
         loss: ``loss(phi, *data) -> scalar``, the user's own.
@@ -41,10 +45,14 @@ def gradient_descent(
             to any of these. Gradients flow to the tensors.
         steps: ``K``, the number of steps.
         prox: The weight of the proximal term, of the same kinds as ``lr``.
+        weight_decay: The weight of ``||phi||^2 / 2``, of the same kinds as ``lr``.
         momentum: In ``[0, 1)``, of the same kinds as ``lr``.
         nesterov: Nesterov's momentum.
+        tolerance: A task whose gradient has a norm of at most this takes no further step, while others go on; once all
+            tasks are there the loop ends. 0 takes all steps.
         objective: ``objective(phi, theta, *data) -> scalar``, in place of ``loss``, where the inner problem depends on
-            ``theta`` in its own way (shared layers, learned regularisers). ``prox`` is added to it as well.
+            ``theta`` in its own way (shared layers, learned regularisers). ``prox`` and ``weight_decay`` are added to
+            it as well.
         init: From ``theta`` to the first ``phi``. Default: ``theta`` itself.
 
     Returns:
@@ -56,29 +64,24 @@ def gradient_descent(
         ValueError, TypeError: If an option is out of range or of another kind, or if not exactly one of ``loss`` and
             ``objective`` is given.
     """
-    if (loss is None) == (objective is None):
-        raise errors.loss_or_objective()
-    check_callable(loss or objective, "gradient_descent", "loss(phi, *data) -> scalar")
     check_steps(steps)
+    check_tolerance(tolerance)
     check_setting("lr", lr, 0, math.inf, True, "e.g. lr=0.01")
-    check_setting("prox", prox, 0, math.inf, False, "e.g. prox=2.0")
     check_setting("momentum", momentum, 0, 1, False, "e.g. momentum=0.9")
-    if nesterov and isinstance(momentum, int | float) and momentum == 0:
-        raise errors.nesterov_without_momentum()
-
-    settings = Settings({"lr": lr, "prox": prox, "momentum": momentum})
-    read = settings.readers
-    start = from_theta(init)
-    data_term = _data_term(loss, objective)
-    has_prox = not (isinstance(prox, int | float) and prox == 0)
     has_momentum = not (isinstance(momentum, int | float) and momentum == 0)
-
-    def proximal(phi: Tree, args: Args) -> Tensor:
-        value = data_term(phi, args)
-        if not has_prox:
-            return value
-        away = tree.sub(phi, start(args))
-        return value + 0.5 * tree.dot(away, tree.scale(read["prox"](args), away))
+    if nesterov and not has_momentum:
+        raise errors.nesterov_without_momentum()
+    goal = problem(
+        "gradient_descent",
+        loss,
+        objective,
+        init,
+        lr=lr,
+        prox=prox,
+        weight_decay=weight_decay,
+        momentum=momentum,
+    )
+    read = goal.settings.readers
 
     def plain(gradient: Gradient, state: Tree, args: Args) -> Tree:
         (phi,) = state
@@ -91,37 +94,73 @@ def gradient_descent(
         direction = tree.add(slope, tree.scale(mu, velocity)) if nesterov else velocity
         return _descend(phi, read["lr"](args), direction), velocity
 
-    return Inner(
-        init=start,
-        objective=proximal,
+    return goal.inner(
+        f"gradient_descent(steps={steps})",
         steps=steps,
         step=heavy if has_momentum else plain,
         begin=(lambda phi: (phi, tree.zeros_like(phi))) if has_momentum else (lambda phi: (phi,)),
-        settings=read,
-        hyper=settings.hyper,
-        free=objective is None and not has_prox,
-        functions=(loss, objective, init, *settings.functions),
-        name=f"gradient_descent(steps={steps})",
+        tolerance=tolerance,
     )
 
 
-def _data_term(
-    loss: Callable[..., Tensor] | None, objective: Callable[..., Tensor] | None
-) -> Callable[..., Tensor]:
-    if objective is not None:
-        checked = scalar(objective, "objective")
+def nesterov(
+    loss: Callable[..., Tensor] | None = None,
+    *,
+    smoothness: float,
+    steps: int,
+    strong_convexity: float = 0.0,
+    prox: float = 0.0,
+    tolerance: float = 0.0,
+    objective: Callable[..., Tensor] | None = None,
+    init: Callable[[Tree], Tree] | None = None,
+) -> Inner:
+    """Nesterov's accelerated gradient descent with the constants for strongly convex objectives.
 
-        def general(phi: Tree, args: Args) -> Tensor:
-            return checked(phi, args.theta, *args.data)
+    Maths: for a loss whose Hessian has eigenvalues in ``[mu, L]``, the objective has them in ``[mu + prox, L + prox]``,
+    with condition number ``kappa``. Then ``lr = 1 / (L + prox)`` and
+    ``momentum = (sqrt(kappa) - 1) / (sqrt(kappa) + 1)``.
 
-        return general
-    assert loss is not None
-    simple = scalar(loss, "loss")
+    Source: imaml Lemma 2 and Table 1, which count on it: ``2 sqrt(kappa) log(2 kappa ||phi*|| / delta)`` gradients
+    suffice for an error of ``delta``; gradient descent takes about ``kappa`` in place of ``sqrt(kappa)``. Returned is
+    the point at which the next gradient would be taken.
 
-    def of_data(phi: Tree, args: Args) -> Tensor:
-        return simple(phi, *args.data)
+    Args:
+        loss: As for :func:`gradient_descent`.
+        smoothness: ``L``, the largest eigenvalue of the Hessian of the loss.
+        steps: ``K``, the number of steps.
+        strong_convexity: ``mu``, the smallest eigenvalue of the Hessian of the loss; it may be negative if ``prox``
+            makes up for it.
+        prox: The weight of the proximal term.
+        tolerance: As for :func:`gradient_descent`.
+        objective: As for :func:`gradient_descent`.
+        init: As for :func:`gradient_descent`.
 
-    return of_data
+    Cost: ``K`` gradients.
+
+    Raises:
+        ValueError: If ``prox + strong_convexity`` is not positive, or above ``prox + smoothness``.
+    """
+    largest, smallest = smoothness + prox, strong_convexity + prox
+    if not 0 < smallest <= largest < math.inf:
+        raise errors.out_of_range(
+            "smoothness, strong_convexity, prox",
+            (smoothness, strong_convexity, prox),
+            "0 < strong_convexity + prox <= smoothness + prox",
+            "e.g. smoothness=10.0, prox=2.0",
+        )
+    root = math.sqrt(largest / smallest)
+    momentum = (root - 1) / (root + 1)
+    return gradient_descent(
+        loss,
+        lr=1 / largest,
+        steps=steps,
+        prox=prox,
+        momentum=momentum,
+        nesterov=momentum > 0,
+        tolerance=tolerance,
+        objective=objective,
+        init=init,
+    )
 
 
 def _descend(phi: Tree, lr: Any, direction: Tree) -> Tree:
