@@ -35,5 +35,5 @@ clean: ## remove caches and builds (not .venv)
 
 $(READY): pyproject.toml $(PINS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev,examples,higher]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(PINS) -e '.[dev,examples,higher,torchopt]'
 	@touch $@

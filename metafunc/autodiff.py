@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch import _guards as _torch_guards  # pyright: ignore[reportPrivateUsage]
+from torch import _guards as _torch_guards
 from torch._functorch import pyfunctorch as _pyfunctorch
 from torch.autograd import forward_ad
 

@@ -16,7 +16,11 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PATH, IMPLICIT = "tests/estimators/test_path_estimators.py", "tests/estimators/test_implicit.py"
-DIFFERENCE, SOLVERS = "tests/estimators/test_finite_difference.py", "tests/linear/test_solvers.py"
+DIFFERENCE, DIFFERENCED = (
+    "tests/estimators/test_finite_difference.py",
+    "tests/curvature/test_central_difference.py",
+)
+BATCH, LINEAR, ROOTS = "tests/test_hessian_batch.py", "tests/linear/", "tests/interop/test_torchopt.py"
 MATRIX, ERRORS, META = "tests/test_composition.py", "tests/test_errors.py", "tests/test_metagrad.py"
 
 
@@ -29,7 +33,6 @@ class Mutation(NamedTuple):
 
 MUTATIONS = [
     Mutation("solvers/gradient_descent.py", "tree.add(tree.scale(mu, velocity), slope)", "tree.sub(tree.scale(mu, velocity), slope)", PATH),
-    Mutation("solvers/gradient_descent.py", "return value + 0.5 * tree.dot", "return value + 1.0 * tree.dot", PATH),
     Mutation("solvers/gradient_descent.py", "if nesterov else velocity", "if nesterov else slope", PATH),
     Mutation("estimators/explicit.py", "bar = more if bar is None else tree.merge(more, bar)", "bar = more", PATH),
     Mutation("estimators/explicit.py", "v = tree.merge(v, tree.index(v_stored, i))", "pass", f"{MATRIX} -k hessian_on_the_convex"),
@@ -44,22 +47,80 @@ MUTATIONS = [
     Mutation("estimators/first_order.py", "return False", "return True", f"{MATRIX} -k hessian_on_the_convex"),
     Mutation("estimators/implicit.py", "lambda x: None if x is None else -x, pull(w)[0]", "lambda x: x, pull(w)[0]", IMPLICIT),
     Mutation("estimators/implicit.py", "tree.neg(moved)", "moved", IMPLICIT),
-    Mutation("estimators/implicit.py", "return System(system.transposed, system.operator, system.solver)", "return system", IMPLICIT),
+    Mutation("estimators/implicit.py", "return System(system.transposed, system.operator, system.solver.transposed)", "return system", IMPLICIT),
     Mutation("estimators/finite_difference.py", "g + nu * u - s", "g + nu * u + s", DIFFERENCE),
     Mutation("estimators/finite_difference.py", "delta ** (1 / (order + 1))", "delta ** (1 / order)", DIFFERENCE),
     Mutation("estimators/finite_difference.py", "offsets = list(range((order or 1) + 1))", "offsets = list(range(2))", DIFFERENCE),
     Mutation("estimators/reptile.py", "tree.scale(1 / self.inner.steps,", "tree.scale(1.0,", PATH),
     Mutation("estimators/reptile.py", "def linear(self) -> bool:\n        return False", "def linear(self) -> bool:\n        return True", ERRORS),
-    Mutation("curvature.py", "half = 0.5 / delta", "half = 1.0 / delta", PATH),
-    Mutation("curvature.py", "for s in (delta, -delta)", "for s in (delta, 0.0 * delta)", PATH),
-    Mutation("linear/cg.py", "active = active & (curvature > 0) & torch.isfinite(curvature)", "active = active & torch.isfinite(curvature)", SOLVERS),
-    Mutation("linear/cg.py", "torch.where(active, r + beta * p, p)", "torch.where(active, r - beta * p, p)", SOLVERS),
-    Mutation("linear/cg.py", "ap = matvec(p) + self.damping * p", "ap = matvec(p)", SOLVERS),
-    Mutation("linear/cg.py", "negative = negative | (active & (curvature <= 0))", "negative = negative", SOLVERS),
-    Mutation("linear/neumann.py", "x = x + self.scale * r", "x = x + r", SOLVERS),
-    Mutation("linear/direct.py", "solve_ex(columns.T, b)", "solve_ex(columns, b)", SOLVERS),
-    Mutation("linear/system.py", "(_negative(pull(z)[0]), z)", "(pull(z)[0], z)", SOLVERS),
-    Mutation("linear/system.py", "tree.sub(b_dot, moved)", "tree.add(b_dot, moved)", SOLVERS),
+    Mutation("curvature/central_difference.py", "(a - b) * (0.5 / delta)", "(a - b) / delta", DIFFERENCED),
+    Mutation("curvature/central_difference.py", "for s in (delta, -delta)", "for s in (delta, 0.0 * delta)", DIFFERENCED),
+    Mutation("curvature/central_difference.py", "return away / torch.where(length > 0, length, torch.ones_like(length))", "return away", DIFFERENCED),
+    Mutation("curvature/central_difference.py", "here = self._along(self.curved,", "here = self._along(self.objective,", BATCH),
+    Mutation("curvature/curvature.py", "tree.add(moved, self.hessian(phi, rest)(full))", "moved", "tests/curvature/test_gauss_newton.py"),
+    Mutation("curvature/curvature.py", "return (here, pull(w)[0]), {}", "return (here, pull(out[0])[0]), {}", "tests/curvature/test_gauss_newton.py"),
+    Mutation("curvature/exact.py", "with sdpa_kernel(SDPBackend.MATH):", "with sdpa_kernel(SDPBackend.FLASH_ATTENTION):", "tests/curvature/test_exact.py"),
+    Mutation("curvature/exact.py", "if refusal is None:", "if True:", "tests/curvature/test_exact.py"),
+    Mutation("curvature/exact.py", "if inner.curved is not None:", "if False:", BATCH),
+    Mutation("curvature/exact.py", "self.found = self._try(phi, args)", "return self._try(phi, args)", "tests/curvature/test_exact.py"),
+    Mutation("curvature/gauss_newton.py", "return pull(bend(moved)[0])[0]", "return pull(moved)[0]", "tests/curvature/test_gauss_newton.py"),
+    Mutation("curvature/gauss_newton.py", "tree.add(of_model(w), pull_rest(w)[0])", "of_model(w)", "tests/curvature/test_gauss_newton.py"),
+    Mutation("hessian_batch.py", "args.data[count // 2 :] if second", "args.data[: count // 2] if second", BATCH),
+    Mutation("inner.py", "torch.where(done, old, new)", "torch.where(done, new, old)", "tests/solvers/test_gradient_descent.py"),
+    Mutation("inner.py", "if done is not None and autodiff.all_true(done):", "if False:", "tests/solvers/test_gradient_descent.py"),
+    Mutation("inner.py", "tree.norm(inner.slope(inner.init(args), args))", "1 + tree.norm(inner.init(args))", "tests/test_check.py"),
+    Mutation("autodiff.py", "for axis in reversed(mapped):", "for axis in mapped:", "tests/test_autodiff.py"),
+    Mutation("autodiff.py", "guards.detect_fake_mode(plain) is None and all(", "guards.detect_fake_mode(plain) is None and any(", "tests/solvers/test_gradient_descent.py"),
+    Mutation("solvers/gradient_descent.py", "momentum = (root - 1) / (root + 1)", "momentum = (root - 1) / (root + 2)", "tests/solvers/test_gradient_descent.py"),
+    Mutation("solvers/adam.py", "(a / c1) / (safe_sqrt(b / c2) + eps)", "a / (safe_sqrt(b / c2) + eps)", "tests/solvers/test_adam.py"),
+    Mutation("solvers/adam.py", "torch.where(positive, x, 1.0).sqrt()", "x.sqrt()", "tests/solvers/test_adam.py"),
+    Mutation("solvers/newton_cg.py", "p = torch.where(p @ flat < 0, p, -flat)", "p = p", "tests/solvers/test_newton_cg.py"),
+    Mutation("solvers/newton_cg.py", "enough = there <= value + 1e-4 * t * slope + slack", "enough = there < torch.inf", "tests/solvers/test_newton_cg.py"),
+    Mutation("solvers/newton_cg.py", "p = torch.where(done, torch.zeros_like(p), p)", "p = p", "tests/solvers/test_newton_cg.py"),
+    Mutation("solvers/optimizer_loop.py", "if func in _ROOTS:", "if False:", "tests/solvers/test_optimizer_loop.py"),
+    Mutation("solvers/optimizer_loop.py", "if func in _READS:", "if False:", "tests/solvers/test_optimizer_loop.py"),
+    Mutation("solvers/optimizer_loop.py", "(x + zero).to(y.dtype)", "x.to(y.dtype)", "tests/solvers/test_optimizer_loop.py"),
+    Mutation("solvers/optimizer_loop.py", "if not all(dependencies(update, ones)):", "if False:", "tests/solvers/test_optimizer_loop.py"),
+    Mutation("solvers/problem.py", "return 0.5 * tree.dot(x, tree.scale(weight, x))", "return tree.dot(x, tree.scale(weight, x))", PATH),
+    Mutation("solvers/problem.py", "and not self._learned(\"weight_decay\")", "", "tests/test_hyperparameters.py"),
+    Mutation("spectrum.py", "q = _without(_unit(torch.where(ended, fresh, ahead)), space)", "q = _unit(ahead)", "tests/test_spectrum.py"),
+    Mutation("spectrum.py", "root = None if lr is None else tree.map(lambda x: x**0.5, lr)", "root = lr", "tests/test_spectrum.py"),
+    Mutation("check.py", "far = ~(stats[\"stationarity\"] <= limit)", "far = stats[\"stationarity\"] < 0", "tests/test_check.py"),
+    Mutation("check.py", "outside = ~(stats[\"series_error\"] < stats[\"first_order_error\"])", "outside = stats[\"series_error\"] < 0", "tests/test_check.py"),
+    Mutation("decorated.py", "if d is None", "if False", "tests/estimators/test_torchopt_root.py"),
+    Mutation("metagrad.py", "(guess, *data_and_query), count)", "((), *data_and_query), count)", "tests/test_check.py"),
+    Mutation("estimators/finite_difference.py", "replace(self.inner, tolerance=0.0), tilted", "self.inner, tilted", "tests/solvers/test_gradient_descent.py"),
+    Mutation("estimators/finite_difference.py", "tilt = tree.map(lambda u, s: nu * u - s, v, shift)", "tilt = tree.map(lambda u, s: nu * u, v, shift)", "tests/solvers/test_newton_cg.py"),
+    Mutation("interop/torchopt.py", "factor = (max_norm / (size + 1e-6)).clamp(max=1.0)", "factor = (max_norm / (size.detach() + 1e-6)).clamp(max=1.0)", "tests/interop/test_clip.py"),
+    Mutation("interop/torchopt.py", "else _detach(x) for i, x", "else x for i, x", ROOTS),
+    Mutation("interop/torchopt.py", "symmetric=linear.symmetric_only", "symmetric=True", ROOTS),
+    Mutation("interop/torchopt.py", ".fill(_detach(tensors))", ".fill(tensors)", ROOTS),
+    Mutation("interop/torchopt.py", "bound.apply_defaults()", "pass", ROOTS),
+    Mutation("interop/torchopt.py", "_DEFAULT if solve is None else solve", "_DEFAULT", ROOTS),
+    Mutation("linear/cg.py", "usable = curvature > gap.eps * gap.gain * pp", "usable = curvature > 0", LINEAR + "test_cg.py"),
+    Mutation("linear/cg.py", "p = torch.where(active, z + (inner", "p = torch.where(active, z - (inner", LINEAR + "test_krylov.py"),
+    Mutation("linear/cg.py", "ap = ap + self.damping * p", "ap = ap", LINEAR + "test_cg.py"),
+    Mutation("linear/cg.py", "negative, active = negative | (active & ~usable), active & usable", "negative, active = negative, active & usable", LINEAR + "test_cg.py"),
+    Mutation("linear/cg.py", "return torch.where(handed, other, x), stats", "return torch.where(handed, x, x), stats", LINEAR + "test_cg.py"),
+    Mutation("linear/recursion.py", "return self.eps * self.gain * self.reach", "return 0 * self.eps * self.gain * self.reach", LINEAR + "test_recursion.py"),
+    Mutation("linear/recursion.py", "size = peak * torch.where(usable, norm, torch.ones_like(norm))", "size = torch.ones_like(peak)", LINEAR + "test_solvers.py"),
+    Mutation("linear/recursion.py", "(q @ ap - p @ aq).abs() > bound", "(q @ ap + p @ aq).abs() > bound", LINEAR + "test_cg.py"),
+    Mutation("linear/minres.py", "w = az - delta * v - (gamma *", "w = az - delta * v + (gamma *", LINEAR + "test_krylov.py"),
+    Mutation("linear/gmres.py", "w, h = w - v.T @ again, h + again", "w, h = w, h", LINEAR + "test_krylov.py"),
+    Mutation("linear/gmres.py", "return replace(self, preconditioner=mirrored(self.preconditioner))", "return self", LINEAR + "test_preconditioner.py"),
+    Mutation("linear/krylov.py", "-(self.null @ h) / safe(below, going)", "(self.null @ h) / safe(below, going)", LINEAR + "test_krylov.py"),
+    Mutation("linear/normal_cg.py", "s = back(r) - self.damping * x", "s = back(r)", LINEAR + "test_krylov.py"),
+    Mutation("linear/normal_cg.py", "z = precondition(precondition_back(s))", "z = precondition(precondition(s))", LINEAR + "test_krylov.py"),
+    Mutation("linear/normal_cg.py", "return self.damping", "return 0.0", LINEAR + "test_system.py"),
+    Mutation("linear/neumann.py", "x + self.scale * r)", "x + r)", LINEAR + "test_solvers.py"),
+    Mutation("linear/direct.py", "regular = entries.amin() > b.numel() * torch.finfo(b.dtype).eps * entries.amax()", "regular = entries.amin() > 0", LINEAR + "test_direct.py"),
+    Mutation("linear/preconditioner.py", "found.transposed if self.mirrored else found", "found", LINEAR + "test_preconditioner.py"),
+    Mutation("linear/products.py", "if self.mirror is None:", "if True:", LINEAR + "test_products.py"),
+    Mutation("linear/system.py", "self.solver.transposed)", "self.solver)", LINEAR + "test_preconditioner.py"),
+    Mutation("linear/system.py", "weights.append(self._y(params, b, x))", "weights.append(tree.neg(self._y(params, b, x)))", LINEAR + "test_system.py"),
+    Mutation("linear/system.py", "tree.add(x_dot, v), tree", "x_dot, tree", LINEAR + "test_system.py"),
+    Mutation("linear/system.py", "[tree.neg(z)]", "[z]", LINEAR + "test_system.py"),
+    Mutation("linear/system.py", "return not isinstance(self.solver, Foreign)", "return True", "tests/estimators/test_torchopt_root.py"),
     Mutation("autodiff.py", "return False  # a derivative is outside the innermost vmap", "return True", f"{MATRIX} -k mean_over_vmap"),
     Mutation("autodiff.py", "_set_fwd_grad_enabled(True)", "_set_fwd_grad_enabled(False)", f"{MATRIX} -k hessian_on_the_convex"),
     Mutation("autodiff.py", "return tuple(_functorch.unwrap_if_dead(x) for x in tensors)", "return tuple(tensors)", f"{MATRIX} -k outlives"),
@@ -69,7 +130,7 @@ MUTATIONS = [
     Mutation("dependence.py", "if miss and feed:", "if False:", ERRORS),
     Mutation("dependence.py", "if is_differentiated(value):", "if False:", ERRORS),
     Mutation("inner.py", "if not isinstance(value, Tensor) or value.ndim != 0:", "if False:", ERRORS),
-    Mutation("inner.py", "return self.inner.solve is None", "return True", "tests/test_inner.py"),
+    Mutation("inner.py", "return self.inner.batchable", "return True", "tests/test_inner.py"),
     Mutation("metagrad.py", "lambda x: None if x is None else x / count, total", "lambda x: x, total", META),
     Mutation("metagrad.py", "grad = tree.merge(direct, through) if with_theta else through", "grad = through", META),
 ]  # fmt: skip
@@ -85,8 +146,6 @@ def caught(mutation: Mutation) -> bool:
             shutil.copy(ROOT / name, copy)
         file = copy / "metafunc" / mutation.file
         source = file.read_text()
-        if mutation.line not in source:
-            raise SystemExit(f"{mutation.file} has no line {mutation.line!r}: bring the list up to date")
         file.write_text(source.replace(mutation.line, mutation.becomes))
         tests, *chosen = mutation.tests.split(" -k ")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
@@ -106,6 +165,11 @@ def caught(mutation: Mutation) -> bool:
 
 def main() -> int:
     chosen = [m for m in MUTATIONS if all(word in f"{m.file} {m.line}" for word in sys.argv[1:])]
+    gone = [m for m in chosen if m.line not in (ROOT / "metafunc" / m.file).read_text()]
+    if gone:
+        raise SystemExit(
+            "\n".join(f"{m.file} has no line {m.line!r}: bring the list up to date" for m in gone)
+        )
     survivors = []
     for mutation in chosen:
         found = caught(mutation)

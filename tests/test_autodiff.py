@@ -104,3 +104,36 @@ def test_what_is_differentiated() -> None:
     fn(x.clone().requires_grad_())
     assert seen == [(False, False), (True, False), (True, False), (True, False)]
     assert not autodiff.is_differentiated(3)
+
+
+@pytest.mark.parametrize("dims", [(0, 0), (0, 1), (1, 0), (2, 1), (1, 1), (2, 0)], ids=str)
+def test_a_trial_sees_the_first_example_as_plain_tensors(dims: tuple[int, int]) -> None:
+    outer, inner = dims
+    seen: list[Tensor] = []
+
+    def look(x: Tensor) -> Tensor:
+        with autodiff.trial(x) as plain:
+            seen.append(plain)
+            assert not plain.requires_grad
+            assert torch.func.grad(lambda y: (y**2).sum())(plain).shape == plain.shape
+        return x.sum()
+
+    def around(x: Tensor) -> Tensor:
+        return vmap(torch.func.grad(look), in_dims=inner)(x)
+
+    x = torch.arange(24.0).reshape(2, 3, 4)
+    expected = x.select(outer, 0).select(inner, 0)
+    vmap(around, in_dims=outer)(x)
+    torch.func.jvp(vmap(around, in_dims=outer), (x,), (x,))
+    assert len(seen) == 2
+    for plain in seen:
+        assert torch.equal(plain, expected)
+
+
+def test_a_trial_gives_random_numbers_back() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with autodiff.trial(torch.ones(1)):
+        torch.rand(5)
+    assert torch.equal(torch.rand(2), expected)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import metafunc as mf
+from metafunc.curvature import Curvature
 from tests.tasks import close
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +51,29 @@ def test_choose(capsys: pytest.CaptureFixture[str]) -> None:
     table = capsys.readouterr().out
     assert "Binomial(order=2)" in table
     assert "FirstOrder()" in table
+
+
+@pytest.mark.usefixtures("single_precision")
+def test_solvers() -> None:
+    names = run("docs/solvers.md")
+    assert {name: x.shape for name, x in names["slopes"].items()} == {
+        name: x.shape for name, x in names["theta"].items()
+    }
+    assert all(x.norm() > 1e-4 for x in names["slopes"].values())
+    assert names["result"].stats["curvature_min"].shape == (8,)
+
+
+def test_every_solver_curvature_and_estimator_is_on_a_page() -> None:
+    pages = "".join((ROOT / page).read_text() for page in ("README.md", "docs/choose.md", "docs/solvers.md"))
+    functions = {"minimizes", "solves", "iterates", "check", "meta_grad", "compare"}
+    kinds = (mf.Estimator, mf.LinearSolver, Curvature)
+    for name in mf.__all__:
+        thing = getattr(mf, name)
+        if thing in kinds or not isinstance(thing, type) or not issubclass(thing, kinds):
+            continue
+        assert name in pages, name
+    for name in functions | {"gradient_descent", "nesterov", "newton_cg", "adam", "optimizer_loop"}:
+        assert name in pages, name
 
 
 def test_the_readme_is_short() -> None:

@@ -171,6 +171,24 @@ def test_a_learning_rate_has_no_implicit_gradient() -> None:
             found(case, estimator, case.theta(w), support, query, STEPS)
 
 
+def test_a_learned_weight_decay_alone_makes_the_solution_depend_on_theta() -> None:
+    _, support, query = tensors(logistic())
+    decay = 0.4 * scales()
+
+    def inner(steps: int) -> mf.Inner:
+        return mf.gradient_descent(
+            logistic_loss, lr=0.25, weight_decay=torch.exp, steps=steps, init=torch.zeros_like
+        )
+
+    implicit, explicit = (
+        grad(lambda t, a=estimator(inner(SOLVED)): logistic_loss(a(t, support), query))(decay.log())  # noqa: B008
+        for estimator in (mf.Implicit(mf.Direct()), mf.Explicit())
+    )
+    close(implicit, explicit, 1e-9)
+    with pytest.raises(mf.ZeroGradientError, match="without prox"):
+        mf.Implicit()(mf.gradient_descent(logistic_loss, lr=0.25, weight_decay=0.1, steps=3))
+
+
 def test_a_frozen_body_is_data() -> None:
     """ANIL with a body that is not trained: detach it, or pass it with the data and ask for no gradient."""
     w, support, query = tensors(logistic())

@@ -179,7 +179,7 @@ def contestants(problem: Problem) -> tuple[list[Contestant], list[str]]:
         (mf.Binomial(order), Need(k + 1, order * (k - order + 1)), 0.0),
         (mf.FirstOrder(), Need(k + 1, 0), 0.0),
         (mf.Implicit(mf.CG(max_steps=5, rtol=0.0)), Need(k + 3, 5), PROX),
-        (mf.FiniteDifference(), Need(3 * k + 1, 0), PROX),
+        (mf.FiniteDifference(), Need(3 * k + 5, 0), PROX),
     ]
     for estimator, need, prox in table:
         rows.append(_metafunc(problem, estimator, inner(prox), need, prox))

@@ -76,9 +76,19 @@ def sinusoid(dtype: torch.dtype, seed: int, *, steps: int = 5, tasks: int = 25) 
 
 
 def pictures(
-    dtype: torch.dtype, seed: int, *, steps: int = 5, tasks: int = 4, blocks: int = 4, channels: int = 32
+    dtype: torch.dtype,
+    seed: int,
+    *,
+    steps: int = 5,
+    tasks: int = 4,
+    blocks: int = 4,
+    channels: int = 32,
+    smooth: bool = False,
 ) -> Problem:
-    """Classification, 5-way 5-shot, 28x28: blocks of convolution, batch norm, ReLU and pooling."""
+    """Classification, 5-way 5-shot, 28x28: blocks of convolution, batch norm, ReLU and pooling.
+
+    ``smooth`` takes softplus and mean pooling, which have no kinks.
+    """
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for i in range(blocks):
@@ -86,8 +96,8 @@ def pictures(
             nn.Conv2d(1 if i == 0 else channels, channels, 3, padding=1),
             # Running averages are written to in place, which no functional transform allows; MAML never reads them.
             nn.BatchNorm2d(channels, track_running_stats=False),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
+            nn.Softplus() if smooth else nn.ReLU(),
+            nn.AvgPool2d(2) if smooth else nn.MaxPool2d(2),
         ]
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (28 >> blocks) ** 2, 5), Tally())
     classes = torch.randn(tasks, 5, 1, 1, 28, 28, dtype=torch.float64)
@@ -95,7 +105,7 @@ def pictures(
     y = torch.arange(5)[None, :, None].expand(tasks, 5, 10)
     support = (x[:, :, :5].flatten(1, 2).to(dtype), y[:, :, :5].flatten(1, 2))
     query = (x[:, :, 5:].flatten(1, 2).to(dtype), y[:, :, 5:].flatten(1, 2))
-    name = f"conv net, {tasks} tasks, K = {steps}"
+    name = f"{'smooth ' if smooth else ''}conv net, {tasks} tasks, K = {steps}"
     return Problem(name, net.to(dtype), F.cross_entropy, support, query, steps, 0.01)
 
 

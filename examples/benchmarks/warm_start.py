@@ -25,7 +25,7 @@ from torch import Tensor
 import metafunc as mf
 from metafunc import tree
 
-D, N = 60, 200
+D, N = 40, 100
 
 
 def logistic(phi: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -36,7 +36,7 @@ def logistic(phi: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 def draw(chance: torch.Generator) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Support and query of a task: inputs of unequal scales, and labels with some noise."""
-    scales = torch.logspace(-1, 1, D, dtype=torch.float64)
+    scales = torch.logspace(-0.5, 0.5, D, dtype=torch.float64)
     x = torch.randn(2, N, D, generator=chance, dtype=torch.float64) * scales
     truth = torch.randn(D, generator=chance, dtype=torch.float64) / scales
     y = torch.sign(x @ truth + torch.randn(2, N, generator=chance, dtype=torch.float64))
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where the table goes")
     options = parser.parse_args()
-    meta_steps = 5 if options.quick else 50
+    meta_steps = 3 if options.quick else 30
     print(machine())
     rows: list[Row] = []
     for title, make, new_tasks in (

@@ -26,7 +26,9 @@ class CentralDifference(Curvature):
     Source: hf-maml (9), (11), for one inner step; here for any number of steps, for momentum, and inside ``Implicit``.
 
     Bias: at most ``rho delta ||w||^2 / 2`` for a Hessian with Lipschitz constant ``rho``, zero for a quadratic
-    objective, plus rounding of about ``eps ||G|| / delta``.
+    objective, plus rounding of about ``eps ||G|| / delta``. A network with kinks (ReLU, max pooling) has no such
+    ``rho``: a difference sees the kinks that it crosses, a derivative none, and the two products differ by as much as
+    they are long.
 
     Cost: two gradients a product, and no memory beyond that of one gradient.
 

@@ -46,8 +46,9 @@ class FiniteDifference(Estimator):
     Bias: ``O(nu^n)`` from the difference, plus what is missing of the perturbed solve. Without ``recenter`` also up to
     ``delta/nu`` for an inner solution of accuracy ``delta``, hence ``O(delta^(n/(n+1)))`` at the best ``nu``.
 
-    Cost: ``n`` perturbed solves of ``steps`` gradients, as one ``vmap``, no second derivatives; ``"tangent"``:
-    ``steps`` Hessian-vector products. Memory: the activations of ``n`` gradients, however many steps.
+    Cost: ``n`` perturbed solves of ``steps`` gradients and one more each, as one ``vmap``, and two for the stats; no
+    second derivatives. ``"tangent"``: ``steps`` Hessian-vector products. Memory: the activations of ``n`` gradients,
+    however many steps.
 
     Attributes:
         nu: The size of the perturbation, the displacement ``nu v`` of the gradient. Default ``None``: the ``nu`` that

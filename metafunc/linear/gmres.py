@@ -76,8 +76,8 @@ class GMRES(LinearSolver):
                 break
             beta = length(r)
             space = Krylov(r / safe(beta, active), beta, active, gap)
-            for j in range(min(every, self.max_steps - done)):
-                if j and all_true(~space.active):
+            for _ in range(min(every, self.max_steps - done)):
+                if all_true(~space.active):
                     break
                 steps = steps + space.active.to(steps.dtype)
                 z = precondition(space.basis[-1])

@@ -73,6 +73,8 @@ class Krylov:
     def solution(self) -> tuple[Tensor, Tensor]:
         """``V y``, of which ``M`` makes the step, and the residual after it."""
         count = len(self._columns)
+        if not count:
+            return torch.zeros_like(self.basis[0]), self.beta * self.basis[0]
         h = torch.stack([torch.cat([c, c.new_zeros(count + 1 - len(c))]) for c in self._columns], dim=1)
         right = torch.cat([self.beta[None], torch.zeros_like(h[0])])
         factors: tuple[Tensor, Tensor] = _linalg.qr(h)

@@ -74,8 +74,8 @@ class MINRES(LinearSolver):
         gamma = safe(inner, active).sqrt()
         space = Krylov(start.r / gamma, gamma, active, gap)
         z = z / gamma
-        for j in range(self.max_steps):
-            if j and all_true(~space.active):
+        for _ in range(self.max_steps):
+            if all_true(~space.active):
                 break
             steps = steps + space.active.to(steps.dtype)
             az = products(z)

@@ -52,7 +52,11 @@ def test_speed(tmp_path: Path) -> None:
     assert all(float(row["difference"]) > 0.05 for row in first_order)
     for row in rows:
         assert float(row["min_ms"]) > 0
-        assert int(row["counted_products"]) == int(row["need_products"]), row["contestant"]
+        counted, needed = int(row["counted_products"]), int(row["need_products"])
+        early = (
+            "Implicit" in row["contestant"] and 0 < counted < needed
+        )  # CG stops where there is nothing left to do
+        assert counted == needed or early, row["contestant"]
         assert int(row["counted_gradients"]) >= int(row["need_gradients"]), row["contestant"]
     for row in exact:
         assert int(row["counted_gradients"]) == int(row["need_gradients"]), row["contestant"]
@@ -87,3 +91,31 @@ def test_imaml_fig2a(tmp_path: Path) -> None:
         # CG that has done its work leaves only what the inner steps lack, which is less than the path's Jacobian lacks.
         assert error[largest, "Implicit, 20 CG", first] < error[largest, "Explicit", first]
     assert error[50.0, "Implicit, 5 CG", last] > 1e-3 > error[1.0, "Implicit, 5 CG", last]
+
+
+def test_products(tmp_path: Path) -> None:
+    run("benchmarks/products.py", tmp_path)
+    rows = read(tmp_path / "products.csv")
+    assert len({row["problem"] for row in rows}) == 4
+    for row in rows:
+        assert float(row["first"]) > 0
+        if "over" in row["curvature"] or row["curvature"] == "auto":
+            assert float(row["distance"]) < 1e-3
+
+
+def test_inner_solvers(tmp_path: Path) -> None:
+    run("benchmarks/inner_solvers.py", tmp_path)
+    rows = [r for r in read(tmp_path / "inner_solvers.csv") if r["problem"] == "regression, F.1"]
+    passes = {row["solver"]: int(row["all passes"]) for row in rows}
+    assert len(passes) == 6
+    assert all(float(row["gradient left"]) <= 1.1e-6 for row in rows)
+    assert passes["Nesterov"] < passes["gradient descent"] < passes["Adam"]
+    assert passes["Newton-CG, 5 CG steps"] < passes["gradient descent"]
+
+
+def test_warm_start(tmp_path: Path) -> None:
+    run("benchmarks/warm_start.py", tmp_path)
+    rows = {(r["outer problem"], r["rtol"]): r for r in read(tmp_path / "warm_start.csv")}
+    assert len(rows) == 9
+    same = rows["weight decay, the same task", "0.01"]
+    assert float(same["warm"]) < float(same["CG steps, cold"])
