@@ -21,9 +21,11 @@ from metafunc.estimators import (
     Reptile,
     Truncated,
 )
+from metafunc.functional import Functional, functional
 from metafunc.hessian_batch import with_hessian_batch
 from metafunc.inner import Inner
 from metafunc.linear import CG, GMRES, MINRES, Diagonal, Direct, Jacobi, LinearSolver, Neumann, NormalCG
+from metafunc.meta_optimizer import MetaOptimizer, MetaStep
 from metafunc.metagrad import Loop, MetaGrad, Vmap, meta_grad
 from metafunc.solvers import Composed, adam, gradient_descent, nesterov, newton_cg, optimizer_loop
 
@@ -46,6 +48,7 @@ __all__ = [
     "FiniteDifference",
     "FirstOrder",
     "ForwardModeError",
+    "Functional",
     "GaussNewton",
     "Implicit",
     "Inner",
@@ -53,6 +56,8 @@ __all__ = [
     "LinearSolver",
     "Loop",
     "MetaGrad",
+    "MetaOptimizer",
+    "MetaStep",
     "Neumann",
     "NormalCG",
     "Reptile",
@@ -64,6 +69,7 @@ __all__ = [
     "check",
     "compare",
     "data",
+    "functional",
     "gradient_descent",
     "iterates",
     "meta_grad",

@@ -176,6 +176,11 @@ def plain_is_right(args: Tree) -> bool:
     return not (recording and any(_base(x).requires_grad for x in tree.leaves(args) if isinstance(x, Tensor)))
 
 
+def is_mapping() -> bool:
+    """Whether a ``vmap`` is active."""
+    return any("Vmap" in str(level.key()) for level in pyfunctorch.retrieve_all_functorch_interpreters())
+
+
 def is_recording(args: Tree) -> bool:
     """Whether what is computed from ``args`` now may be differentiated later."""
     if forward_mode_active():

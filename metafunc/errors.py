@@ -379,6 +379,147 @@ def odd_data(count: int) -> ValueError:
     )
 
 
+# Modules
+
+
+def nothing_to_train(name: str) -> ValueError:
+    return ValueError(
+        _say(
+            "module",
+            "at least one parameter that requires a gradient",
+            f"a {name} without any",
+            "call requires_grad_() on what is to be learned",
+        )
+    )
+
+
+def nothing_by_that_name(part: str, names: list[str]) -> ValueError:
+    return ValueError(
+        _say(
+            "adapt",
+            "parameters or submodules of the module that require a gradient",
+            repr(part),
+            f"choose among {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
+        )
+    )
+
+
+def no_sets(got: str) -> ValueError:
+    return ValueError(
+        _say(
+            "tasks",
+            'a mapping with "support" and "query", or a pair of these',
+            got,
+            "pass {'support': (inputs, targets), 'query': (inputs, targets)}, each with a leading axis of tasks",
+        )
+    )
+
+
+def parameters_of_another(strangers: int, count: int) -> ValueError:
+    return ValueError(
+        _say(
+            "optimizer",
+            "an optimizer of the module's own parameters",
+            f"one in which {strangers} of {count} parameters are not the module's",
+            "build it from module.parameters(), after the module was moved to its device",
+        )
+    )
+
+
+def loss_without_parameters(names: list[str]) -> ValueError:
+    return ValueError(
+        _say(
+            "loss_fn",
+            "a loss that depends on the parameters that are adapted",
+            f"one that depends on none of {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}",
+            "look for a detach() or a no_grad() in the module or the loss",
+        )
+    )
+
+
+def state_of_another(expected: str, got: Any) -> ValueError:
+    return ValueError(
+        _say(
+            "state",
+            f"that of {expected}",
+            f"that of {got}",
+            "build the meta-optimizer as it was when it was saved",
+        )
+    )
+
+
+def not_a_batch(batch: Any) -> ValueError:
+    return ValueError(
+        _say(
+            "batch",
+            "a pair (inputs, targets)",
+            f"{len(batch)} entries" if isinstance(batch, tuple | list) else describe(batch),
+            "put several inputs into a tuple or a dict of their own: ((x, mask), y)",
+        )
+    )
+
+
+def recurrent_under_vmap(name: str) -> NotImplementedError:
+    return NotImplementedError(
+        _say("module", "layers that torch can map over tasks", f"an {name} under vmap", "use tasks=mf.Loop()")
+    )
+
+
+def buffer_written(name: str) -> ValueError:
+    return ValueError(
+        _say(
+            "module",
+            "a forward pass that leaves buffers alone",
+            f"one that wrote to the buffer {name!r}, which all tasks and steps would share",
+            "put the module in eval mode if it then does not, or keep such a state out of the inner loop",
+        )
+    )
+
+
+def other_passes() -> ValueError:
+    return ValueError(
+        _say(
+            "module",
+            'as many batch norms for the query set as for the support set, as buffers="task" needs',
+            "more of them",
+            'use buffers="batch" for a module whose layers depend on its inputs',
+        )
+    )
+
+
+def norm_in_eval_mode(name: str) -> ValueError:
+    return ValueError(
+        _say(
+            "module",
+            'a module in training mode for buffers="batch" and "task"',
+            f"a {name} in eval mode, which would use its running statistics",
+            'call module.train(), or say buffers="frozen"',
+        )
+    )
+
+
+def random_without_key() -> ValueError:
+    return ValueError(
+        _say(
+            "dropout",
+            'randomness="same" or "different", and a key',
+            "dropout in training mode without one",
+            'say randomness="different" and pass a key with the data, adapt(theta, batch, key), or call module.eval()',
+        )
+    )
+
+
+def not_by_key(name: str) -> ValueError:
+    return ValueError(
+        _say(
+            "module",
+            "dropout as the only source of randomness",
+            f"{name}, which draws from torch's generator: mapped and recomputed runs would differ",
+            "draw such numbers before, and pass them with the data",
+        )
+    )
+
+
 # Results
 
 
@@ -490,5 +631,208 @@ def uneven_aux(solver: str) -> ValueError:
             "the same tree for every task under vmap, with the same values where they are no tensors",
             "another for some task",
             "return what depends on the task as a tensor",
+        )
+    )
+
+
+def not_imperative(estimator: Any) -> TypeError:
+    return TypeError(
+        _say(
+            "estimator",
+            "Explicit(), FirstOrder(), Truncated(depth), Binomial(order) or Implicit(solver), with curvature=Exact()",
+            describe(estimator) if isinstance(estimator, Tensor) else repr(estimator)[:80],
+            "choose one of these: the others take the steps themselves, which an imperative loop does not let them; "
+            "mf.gradient_descent(...) and the decorators serve them all",
+        )
+    )
+
+
+def no_fast_weights() -> ValueError:
+    return ValueError(
+        _say(
+            "loss",
+            "a scalar computed from the fast parameters",
+            "one that does not depend on them, or parameters that require no gradient",
+            "compute it with the parameters as they are now, those after the last step, and outside of torch.no_grad()",
+        )
+    )
+
+
+def changed_in_place() -> RuntimeError:
+    return RuntimeError(
+        _say(
+            "step",
+            "the fast parameters as the last step left them",
+            "ones modified in place",
+            "make changes out of place, in the update",
+        )
+    )
+
+
+def earlier_weights(name: str) -> ValueError:
+    return ValueError(
+        _say(
+            f"step under {name}",
+            "a loss and an update of the fast parameters as they are now, and of the first ones",
+            "a dependence on those after some other step, which this estimator does not follow",
+            "use Explicit(), or detach them",
+        )
+    )
+
+
+def dropped_steps(name: str) -> RuntimeError:
+    return RuntimeError(
+        _say(
+            f"backward under {name}",
+            "a derivative of the fast parameters after the last step",
+            "those of an earlier one, whose graphs are gone",
+            "call backward() on such a loss before the next step, or keep more steps, or use Explicit()",
+        )
+    )
+
+
+def second_derivative_of_loop(name: str) -> SecondDerivativeError:
+    return SecondDerivativeError(
+        f"{name} in an imperative loop gives first derivatives only. Use Explicit() where second derivatives are "
+        "needed, or detach the estimate."
+    )
+
+
+def implicit_loop_without_dependence(name: str) -> ZeroGradientError:
+    return ZeroGradientError(
+        _say(
+            f"{name} in an imperative loop",
+            "an inner loss that depends on the meta-parameters by itself",
+            "one of the fast parameters alone, whose minimiser does not depend on where the loop starts",
+            "add a proximal term to the initial parameters to the loss, or use Explicit() or Truncated(depth)",
+        )
+    )
+
+
+def other_fast_weights() -> ValueError:
+    return ValueError(
+        _say(
+            "params",
+            "the fast parameters after the last step",
+            "other tensors, whose history the estimator does not know",
+            "leave params out, or use estimator=Explicit()",
+        )
+    )
+
+
+def not_installed(name: str, extra: str) -> ImportError:
+    return ImportError(
+        _say(name, f"the package {extra}", "none installed", f'run pip install "metafunc[{extra}]"')
+    )
+
+
+def two_estimators(estimator: str) -> ValueError:
+    return ValueError(
+        _say(
+            "first_order",
+            "one way to differentiate",
+            f"first_order=True and estimator={estimator}",
+            "leave one of them out",
+        )
+    )
+
+
+def frozen_parameters(names: list[str]) -> ValueError:
+    return ValueError(
+        _say(
+            "clone",
+            "a module whose parameters all require a gradient",
+            f"frozen ones: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
+            "say allow_nograd=True to leave them as they are, or call requires_grad_() on them",
+        )
+    )
+
+
+def unused_parameters(names: list[str]) -> ValueError:
+    return ValueError(
+        _say(
+            "loss",
+            "one that depends on every parameter of the learner",
+            f"no dependence on {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
+            "say allow_unused=True to leave them as they are, or compute the loss by calling the learner",
+        )
+    )
+
+
+def not_a_clone(name: str) -> TypeError:
+    return TypeError(
+        _say(
+            "adapt",
+            f"a clone of the {name}",
+            f"the {name} itself, whose parameters are the meta-parameters",
+            f"write learner = {name.lower()}.clone() and learner.adapt(loss)",
+        )
+    )
+
+
+def fixed_at_clone(value: Any) -> ValueError:
+    return ValueError(
+        _say(
+            "first_order",
+            "one choice for all steps of a clone",
+            f"first_order={value!r} in one of them",
+            "give it to clone(), and leave it out in adapt()",
+        )
+    )
+
+
+def rates_without_gradient(name: str) -> ZeroGradientError:
+    return ZeroGradientError(
+        _say(
+            "estimator",
+            "one with a derivative in the rates of the steps",
+            f"{name}, which gives the rates none",
+            "use Explicit(), FirstOrder() or Truncated(1) and deeper, or MAML with constant rates",
+        )
+    )
+
+
+def other_rates(expected: int, got: int) -> ValueError:
+    return ValueError(
+        _say(
+            "lrs",
+            f"one tensor for each of the {expected} parameters",
+            f"{got} tensors",
+            "give torch.nn.Parameter tensors in the order of model.parameters()",
+        )
+    )
+
+
+def other_module(name: str) -> ValueError:
+    return ValueError(
+        _say(
+            "state",
+            f"parameters and buffers by the names that this {name} has",
+            "others",
+            "recover the module that the state was extracted from, or one built alike",
+        )
+    )
+
+
+def other_state(of: str, expected: str, got: str) -> ValueError:
+    return ValueError(
+        _say(
+            "state_dict",
+            f"the state of an optimizer with the {of} {expected}"
+            if of == "estimator"
+            else f"a state {expected}",
+            got,
+            "load what state_dict() of an optimizer built alike has returned",
+        )
+    )
+
+
+def forgotten_weights(time: int, steps: int) -> ValueError:
+    return ValueError(
+        _say(
+            "time",
+            f"0 (the initial parameters), {steps} (those after the last step), or None",
+            str(time),
+            "use one of these, or estimator=Explicit(), which keeps the parameters after every step",
         )
     )

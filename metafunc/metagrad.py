@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metafunc import errors, tree
-from metafunc.autodiff import vjp
+from metafunc.autodiff import vjp, without_dead_levels
 from metafunc.estimator import Adapt
 from metafunc.inner import scalar
 from metafunc.plug import Plug
@@ -173,7 +173,8 @@ def meta_grad(
             stats |= spectrum(adapt.inner, phi, adapt.inner.args(theta, data), lanczos)
             if "reach" in stats:
                 stats |= adapt.estimator.foresee(adapt.inner, stats["reach"])
-        return MetaGrad(value, grad, phi, {"loss": value, **stats}, box[0], adjoint)
+        aux = tree.map(_alive, box[0])
+        return MetaGrad(value, grad, phi, {"loss": value, **stats}, aux, adjoint)
 
     def single(theta: Tree, *data_and_query: Tree, guess: Tree = None) -> MetaGrad:
         *data, query = _split(data_and_query)
@@ -193,6 +194,11 @@ def meta_grad(
         return MetaGrad(value, grad, *rest)
 
     return single if tasks is None else batch
+
+
+def _alive(x: Any) -> Any:
+    """What was kept from inside a derivative, without the wrapper that vmap would not see through."""
+    return without_dead_levels([x])[0] if isinstance(x, Tensor) else x
 
 
 def _split(data_and_query: tuple[Tree, ...]) -> tuple[Tree, ...]:

@@ -24,6 +24,9 @@ BATCH, LINEAR, ROOTS = "tests/test_hessian_batch.py", "tests/linear/", "tests/in
 MATRIX, ERRORS, META = "tests/test_composition.py", "tests/test_errors.py", "tests/test_metagrad.py"
 
 
+FUNCTIONAL, OPTIMIZER = "tests/test_functional.py", "tests/test_meta_optimizer.py"
+
+
 class Mutation(NamedTuple):
     file: str
     line: str
@@ -133,6 +136,20 @@ MUTATIONS = [
     Mutation("inner.py", "return self.inner.batchable", "return True", "tests/test_inner.py"),
     Mutation("metagrad.py", "lambda x: None if x is None else x / count, total", "lambda x: x, total", META),
     Mutation("metagrad.py", "grad = tree.merge(direct, through) if with_theta else through", "grad = through", META),
+    Mutation("metagrad.py", "aux = tree.map(_alive, box[0])", "aux = box[0]", META),
+    Mutation("functional.py", "norm.track_running_stats = False", "pass", FUNCTIONAL),
+    Mutation("functional.py", "norm.training = False", "pass", FUNCTIONAL),
+    Mutation("functional.py", "return self({**theta, **phi}, batch, key)", "return self({**phi, **theta}, batch, key)", FUNCTIONAL),
+    Mutation("functional.py", "if written:", "if False:", FUNCTIONAL),
+    Mutation("randomness.py", "numbers >= p, x / (1 - p)", "numbers >= p, x", FUNCTIONAL),
+    Mutation("randomness.py", "_hash(_hash(key & _MASK) + draw & _MASK)", "_hash(draw + 0 * key & _MASK)", FUNCTIONAL),
+    Mutation("randomness.py", "self._draws += 1", "pass", FUNCTIONAL),
+    Mutation("norms.py", "self.found.append((x.mean(axes), x.var(axes)))", "self.found.append((x.mean(axes), x.var(axes, unbiased=False)))", OPTIMIZER),
+    Mutation("meta_optimizer.py", "slope if parameter.grad is None else parameter.grad + slope", "slope", OPTIMIZER),
+    Mutation("meta_optimizer.py", "self._seed * 1_000_003 + self.steps", "self._seed * 1_000_003", OPTIMIZER),
+    Mutation("meta_optimizer.py", 'torch.set_rng_state(state["random"].cpu())', "pass", OPTIMIZER),
+    Mutation("meta_optimizer.py", "if strangers:", "if False:", OPTIMIZER),
+    Mutation("meta_optimizer.py", "self.scheduler.load_state_dict", "self.scheduler.state_dict() or print", OPTIMIZER),
 ]  # fmt: skip
 
 

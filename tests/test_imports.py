@@ -17,7 +17,8 @@ PACKAGE = Path(__file__).parents[1] / "metafunc"
 
 ORDER = """
     tree errors plug < autodiff < rule < dependence < inner < hessian_batch settings < decorators < curvature < path
-    < linear < solvers spectrum decorated < estimator < estimators < metagrad < check compare data interop
+    < linear < solvers spectrum decorated < estimator < estimators < imperative < metagrad < randomness norms check compare data
+    < functional < meta_optimizer interop
 """
 """What stands further left is imported by what stands further right, never the other way, and never by what stands
 between the same signs. A new module has to be given a place here."""

@@ -63,6 +63,23 @@ def test_an_outer_loss_that_sees_theta_and_returns_more() -> None:
     close(result.aux, task.phi.sum(), 1e-12)
 
 
+@pytest.mark.parametrize("tasks", BATCHINGS, ids=repr)
+def test_what_the_outer_function_returns_beside_the_loss_is_stacked(tasks: Any) -> None:
+    theta, support, query = batch()
+    adapt = mf.Explicit()(mf.gradient_descent(logistic_loss, lr=0.3, steps=3))
+
+    def outer(phi: Tensor, query: Any) -> tuple[Tensor, Any]:
+        right = (query[0] @ phi).sign() == query[1]
+        return logistic_loss(phi, query), {"accuracy": right.to(phi.dtype).mean(), "norm": phi.norm()}
+
+    found = mf.meta_grad(outer, adapt, tasks=tasks, has_aux=True)(theta, support, query)
+    right = torch.stack(
+        [((query[0][i] @ found.phi[i]).sign() == query[1][i]).double().mean() for i in range(5)]
+    )
+    close(found.aux["accuracy"], right, 1e-14)
+    close(found.aux["norm"], found.phi.norm(dim=1), 1e-14)
+
+
 @pytest.mark.parametrize("tasks", [None, mf.Vmap(), mf.Loop()], ids=repr)
 def test_its_gradient_can_be_differentiated(tasks: Any) -> None:
     theta, support, query = batch(2)

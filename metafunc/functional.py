@@ -1,0 +1,207 @@
+"""From an ``nn.Module`` as it is to the ``loss(params, batch)`` that inner problems are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
+
+from metafunc import autodiff, errors
+from metafunc.norms import Recording, Replaying
+from metafunc.randomness import Keyed
+
+Params = dict[str, Tensor]
+Buffers = Literal["batch", "frozen", "task"]
+Randomness = Literal["error", "same", "different"]
+
+
+def functional(
+    module: nn.Module,
+    loss_fn: Callable[[Any, Any], Tensor],
+    *,
+    adapt: nn.Module | str | Iterable[nn.Module | str] | None = None,
+    buffers: Buffers = "batch",
+    randomness: Randomness = "error",
+) -> Functional:
+    """A module and a loss as functions of parameters, for inner problems; the module itself is never changed.
+
+    Attention is computed in its plain form. Recurrent layers, which torch cannot map, are for one task at a time
+    (``tasks=Loop()``).
+
+    Args:
+        module: Any module. Parameters that do not require a gradient stay what they are in the module; tied ones are
+            one parameter.
+        loss_fn: ``loss_fn(outputs, targets) -> scalar``.
+        adapt: What the inner loop adapts: parameters by name, or by a part of the name (``"head"`` for
+            ``"head.weight"``), or submodules. The rest is shared by all tasks and learned by the outer loop alone
+            (ANIL). Default: everything that requires a gradient.
+        buffers: How norms with running statistics normalise. ``"batch"``: with the statistics of the batch at hand, in
+            the inner and in the outer loss; running statistics are neither used nor updated. ``"frozen"``: with the
+            running statistics as they are in the module. ``"task"``: in the inner loss with those of the batch, and in
+            the outer loss of :class:`~metafunc.MetaOptimizer` with those of the task's support set under the adapted
+            parameters, so that the answers to a query set do not depend on what else is in it.
+        randomness: ``"error"``: dropout is refused. ``"same"``, ``"different"``: it draws from a key (see
+            :meth:`Functional.__call__`), the same one or a different one for every task, and the same in every inner
+            step. The mask is a function of the key, so that looped, mapped, chunked and recomputed runs are equal.
+
+    Raises:
+        TypeError, ValueError: If there is nothing to adapt, a name is unknown, or an option is none.
+
+    Example:
+        >>> model = mf.functional(net, F.cross_entropy)
+        >>> adapt = mf.Explicit()(mf.gradient_descent(**model.problem, lr=0.01, steps=5))
+        >>> phi = adapt(model.theta, (images, labels))
+    """
+    if not isinstance(module, nn.Module):
+        raise errors.not_a("module", "an nn.Module", module)
+    if not callable(loss_fn):
+        raise errors.not_callable("loss_fn", "loss_fn(outputs, targets) -> scalar", loss_fn)
+    for name, value, options in (
+        ("buffers", buffers, ("batch", "frozen", "task")),
+        ("randomness", randomness, ("error", "same", "different")),
+    ):
+        if value not in options:
+            raise errors.out_of_range(name, value, " or ".join(map(repr, options)), "spelled so")
+    trained = [name for name, p in module.named_parameters() if p.requires_grad]
+    if not trained:
+        raise errors.nothing_to_train(type(module).__name__)
+    chosen = None if adapt is None else _chosen(module, trained, adapt)
+    return Functional(module, loss_fn, chosen, buffers, randomness)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Functional:
+    """A module and a loss as functions; made by :func:`functional`.
+
+    Attributes:
+        module: The user's module.
+        loss_fn: From outputs and targets to the loss.
+        adapted: The names of the parameters that the inner loop adapts; ``None`` for all.
+        buffers: See :func:`functional`.
+        randomness: See :func:`functional`.
+    """
+
+    module: nn.Module
+    loss_fn: Callable[[Any, Any], Tensor]
+    adapted: tuple[str, ...] | None
+    buffers: Buffers
+    randomness: Randomness
+
+    @property
+    def theta(self) -> Params:
+        """The module's parameters that require a gradient, by name, detached; they share its memory."""
+        return {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        """The arguments that say what an inner solver minimises: ``gradient_descent(**model.problem, ...)``."""
+        if self.adapted is None:
+            return {"loss": self}
+        return {"objective": self.objective, "init": self.init}
+
+    def init(self, theta: Mapping[str, Tensor]) -> Params:
+        """The part of ``theta`` that is adapted."""
+        return dict(theta) if self.adapted is None else {name: theta[name] for name in self.adapted}
+
+    def objective(self, phi: Params, theta: Params, batch: Any, key: Tensor | None = None) -> Tensor:
+        """The loss with ``phi`` in the place of its part of ``theta``."""
+        return self({**theta, **phi}, batch, key)
+
+    def __call__(self, params: Params, batch: Any, key: Tensor | None = None) -> Tensor:
+        """The loss.
+
+        Args:
+            params: Parameters by name; those that are missing are the module's own.
+            batch: ``(inputs, targets)``. Inputs are a tensor, a tuple of positional arguments or a dict of keyword
+                arguments of the module.
+            key: An integer tensor without axes, from which dropout draws.
+
+        Raises:
+            ValueError: If the batch is no such pair, dropout has no key, or the module writes to a buffer.
+        """
+        if not isinstance(batch, tuple | list) or len(batch) != 2:
+            raise errors.not_a_batch(batch)
+        return self.loss_fn(self.outputs(params, batch[0], key), batch[1])
+
+    def outputs(self, params: Params, inputs: Any, key: Tensor | None = None, like: Any = None) -> Any:
+        """What the module makes of ``inputs`` with these parameters.
+
+        Args:
+            params: As for a call.
+            inputs: As for a call.
+            key: As for a call.
+            like: Other inputs, whose statistics the batch norms use in place of those of ``inputs``.
+        """
+        if like is None:
+            return self._run(params, inputs, key, nullcontext())
+        recording = Recording()
+        self._run(params, like, key, recording)
+        return self._run(params, inputs, key, Replaying(recording.found))
+
+    def _run(self, params: Params, inputs: Any, key: Tensor | None, norms: Any) -> Any:
+        args: tuple[Any, ...] = ()
+        kwargs: dict[str, Any] = {}
+        if isinstance(inputs, Mapping):
+            kwargs = {**inputs}
+        else:
+            given: Any = inputs
+            args = tuple(given) if isinstance(inputs, tuple | list) else (given,)
+        recurrent = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
+        if recurrent and autodiff.is_mapping():
+            raise errors.recurrent_under_vmap(type(recurrent[0]).__name__)
+        before = {name: _version(b) for name, b in self.module.named_buffers()}
+        # Fused attention has no second derivative and no batching rule.
+        keyed = Keyed(None if self.randomness == "error" else key)
+        with self._policies(), norms, keyed, sdpa_kernel(SDPBackend.MATH):
+            found = functional_call(self.module, dict(params), args, kwargs)
+        written = [name for name, b in self.module.named_buffers() if _version(b) != before[name]]
+        if written:
+            raise errors.buffer_written(written[0])
+        return found
+
+    @contextmanager
+    def _policies(self) -> Generator[None]:
+        """Norms with running statistics behave as ``buffers`` says, for the time of a call."""
+        norms: list[Any] = [
+            m for m in self.module.modules() if isinstance(m, _NormBase) and m.track_running_stats
+        ]
+        modes = [(m, m.training, m.track_running_stats) for m in norms]
+        if self.buffers != "frozen":
+            evaluating = [m for m in norms if not m.training]
+            if evaluating:
+                raise errors.norm_in_eval_mode(type(evaluating[0]).__name__)
+        try:
+            for norm in norms:
+                if self.buffers != "frozen":
+                    norm.track_running_stats = False
+                else:
+                    norm.training = False
+            yield
+        finally:
+            for norm, training, tracking in modes:
+                norm.training, norm.track_running_stats = training, tracking
+
+
+def _version(buffer: Tensor) -> int:
+    return buffer._version
+
+
+def _chosen(module: nn.Module, trained: list[str], adapt: Any) -> tuple[str, ...]:
+    wanted = [adapt] if isinstance(adapt, nn.Module | str) else list(adapt)
+    names: set[str] = set()
+    for part in wanted:
+        if isinstance(part, nn.Module):
+            inside = {id(p) for p in part.parameters()}
+            found = {name for name, p in module.named_parameters() if id(p) in inside and name in trained}
+        else:
+            found = {name for name in trained if name == part or name.startswith(f"{part}.")}
+        if not found:
+            raise errors.nothing_by_that_name(part if isinstance(part, str) else type(part).__name__, trained)
+        names |= found
+    return tuple(name for name in trained if name in names)

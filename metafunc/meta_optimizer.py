@@ -1,0 +1,285 @@
+"""The drop-in for existing PyTorch code: meta-training around an ``nn.Module`` and a ``torch.optim`` optimizer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metafunc import errors, tree
+from metafunc.dependence import dependencies
+from metafunc.estimator import Estimator
+from metafunc.estimators import Explicit
+from metafunc.functional import Buffers, Functional, Params, Randomness, functional
+from metafunc.inner import Inner
+from metafunc.metagrad import Batching, MetaGrad, Vmap, meta_grad
+from metafunc.rule import Stats
+from metafunc.tree import Tree
+
+
+class MetaStep(NamedTuple):
+    """What a meta-step met.
+
+    Attributes:
+        loss: The mean outer loss of the tasks, before the update.
+        metrics: The mean of every metric on the query sets.
+        stats: One figure a task, as in :class:`~metafunc.MetaGrad`.
+        grad_norm: The norm of the meta-gradient, before clipping; ``None`` from :meth:`MetaOptimizer.backward`.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    stats: Stats
+    grad_norm: Tensor | None = None
+
+
+class MetaOptimizer:
+    """Adaptation, meta-gradient, clipping and update for batches of tasks, around a user's module and optimizer.
+
+    The module stays an ordinary module: its parameters are the meta-parameters, and no forward pass changes it.
+
+    Args:
+        module: Any ``nn.Module``.
+        loss_fn: ``loss_fn(outputs, targets) -> scalar``, for support and query sets.
+        optimizer: A ``torch.optim`` optimizer of the module's parameters.
+        inner: From a problem to an inner problem: ``lambda p: mf.gradient_descent(**p, lr=0.01, steps=5)``.
+        estimator: How the meta-gradient is made.
+        tasks: How the tasks of a batch are run: ``Vmap()``, ``Vmap(chunk=...)`` or ``Loop()``, equal in result.
+        scheduler: A learning-rate scheduler of ``optimizer``, stepped after it.
+        clip: The largest norm of the meta-gradient that is left alone by :meth:`step`.
+        metrics: Functions ``metric(outputs, targets) -> scalar`` by name, taken of the query sets.
+        adapt: What the inner loop adapts; see :func:`~metafunc.functional`.
+        buffers: See :func:`~metafunc.functional`.
+        randomness: See :func:`~metafunc.functional`.
+        seed: Of the keys that dropout draws from.
+
+    A learned hyperparameter is a parameter of the module that ``inner`` reads from ``theta``, by its name:
+    ``net.register_parameter("log_lr", nn.Parameter(...))`` and ``lr=lambda theta: theta["log_lr"].exp()``, with
+    ``adapt=`` naming the others.
+
+    A batch of tasks is a dict with ``"support"`` and ``"query"``, or a pair of these; each is ``(inputs, targets)``
+    with a leading axis of tasks.
+
+    Raises:
+        TypeError, ValueError: If an argument is of another kind, or the optimizer has other parameters than the
+            module's.
+
+    Example:
+        >>> optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+        >>> inner = lambda problem: mf.gradient_descent(**problem, lr=0.4, steps=5)
+        >>> meta = mf.MetaOptimizer(net, F.cross_entropy, optimizer, inner, mf.Truncated(2))
+        >>> for tasks in batches:
+        ...     loss = meta.step(tasks).loss
+        >>> classifier = meta.adapt((images, labels))
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        optimizer: torch.optim.Optimizer,
+        inner: Callable[[dict[str, Any]], Inner],
+        estimator: Estimator = Explicit(),
+        *,
+        tasks: Batching = Vmap(),
+        scheduler: Any = None,
+        clip: float | None = None,
+        metrics: Mapping[str, Callable[[Any, Any], Tensor]] | None = None,
+        adapt: Any = None,
+        buffers: Buffers = "batch",
+        randomness: Randomness = "error",
+        seed: int = 0,
+    ) -> None:
+        self.model: Functional = functional(
+            module, loss_fn, adapt=adapt, buffers=buffers, randomness=randomness
+        )
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise errors.not_a("optimizer", "a torch.optim optimizer of the module's parameters", optimizer)
+        if not isinstance(tasks, Batching):
+            raise errors.not_a("tasks", "Vmap(), Vmap(chunk=...) or Loop()", tasks)
+        if clip is not None and not clip > 0:
+            raise errors.out_of_range("clip", clip, "a positive number or None", "e.g. clip=10.0")
+        _check_parameters(module, optimizer)
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.clip = clip
+        self.inner: Inner = inner(self.model.problem)
+        self.estimator = estimator
+        self.steps = 0
+        self._adapt = estimator(self.inner)
+        self._metrics = dict(metrics or {})
+        self._seed = seed
+        self._checked = False
+        self._meta_grad = meta_grad(self._outer, self._adapt, tasks=tasks, has_aux=True, with_theta=True)
+
+    def step(self, tasks: Any) -> MetaStep:
+        """One meta-step: gradients, clipping, and the update of the module's parameters."""
+        self.optimizer.zero_grad()
+        found = self.backward(tasks)
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        limit = float("inf") if self.clip is None else self.clip
+        size = torch.nn.utils.clip_grad_norm_(params, limit)
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return found._replace(grad_norm=size)
+
+    def backward(self, tasks: Any, weight: float | Tensor = 1.0) -> MetaStep:
+        """Add the meta-gradient to ``.grad`` of the module's parameters, and do nothing else.
+
+        Clipping, accumulation, hooks and the update stay with the user's own loop.
+
+        Args:
+            tasks: A batch of tasks.
+            weight: A factor of the gradient: ``1 / n`` to accumulate over ``n`` batches, or the scale of an AMP scaler.
+        """
+        support, query = _sets(tasks)
+        theta = self.model.theta
+        self._check(theta, support)
+        keys = self._keys(support)
+        with torch.no_grad():
+            asked = {"query": query, "key": _key(keys), "like": self._like(support)}
+            result: MetaGrad = self._meta_grad(theta, *_with_key(support, keys), asked)
+        named = dict(self.model.module.named_parameters())
+        for name, slope in result.grad.items():
+            parameter, slope = named[name], weight * slope
+            parameter.grad = slope if parameter.grad is None else parameter.grad + slope
+        self.steps += 1
+        metrics = {name: value.mean() for name, value in result.aux.items()}
+        return MetaStep(result.value, metrics, result.stats)
+
+    def adapt(self, support: Any) -> nn.Module:
+        """A copy of the module, adapted to one task, for use without any graph.
+
+        With ``buffers="task"`` its batch norms have the statistics of the support set as their running statistics, and
+        it is in eval mode.
+
+        Args:
+            support: ``(inputs, targets)`` of one task, without an axis of tasks.
+        """
+        keys = self._keys(tree.map(lambda x: x[None], support))
+        with torch.no_grad():
+            phi: Params = self._adapt(
+                self.model.theta, *_with_key(support, None if keys is None else keys[0])
+            )
+        adapted = copy.deepcopy(self.model.module)
+        named = dict(adapted.named_parameters())
+        for name, value in phi.items():
+            named[name].data.copy_(value)
+            named[name].grad = None
+        if self.model.buffers == "task":
+            _take_statistics(adapted, support[0])
+        return adapted
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on as if it had never stopped, torch's random state included."""
+        return {
+            "module": self.model.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "steps": self.steps,
+            "seed": self._seed,
+            "random": torch.get_rng_state(),
+            "made by": self._made_by,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: If the state is that of another estimator or inner problem.
+        """
+        if state.get("made by") != self._made_by:
+            raise errors.state_of_another(self._made_by, state.get("made by"))
+        self.model.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.steps, self._seed = state["steps"], state["seed"]
+        torch.set_rng_state(state["random"].cpu())
+
+    @property
+    def _made_by(self) -> str:
+        return f"{self.estimator!r}({self.inner.name})"
+
+    def _outer(self, phi: Params, theta: Params, query: Tree) -> tuple[Tensor, dict[str, Tensor]]:
+        inputs, targets = query["query"]
+        key, like = (next(iter(query[name]), None) for name in ("key", "like"))
+        outputs = self.model.outputs({**theta, **phi}, inputs, key, like)
+        loss = self.model.loss_fn(outputs, targets)
+        fixed = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, outputs)
+        return loss, {name: metric(fixed, targets) for name, metric in self._metrics.items()}
+
+    def _like(self, support: Tree) -> tuple[Tree, ...]:
+        """The inputs with whose statistics the query set is normalised, if not its own."""
+        return (support[0],) if self.model.buffers == "task" else ()
+
+    def _keys(self, support: Tree) -> Tensor | None:
+        """A key for every task of this meta-step, if anything is random."""
+        if self.model.randomness == "error":
+            return None
+        first = next(x for x in tree.leaves(support) if isinstance(x, Tensor))
+        draw = torch.Generator().manual_seed((self._seed * 1_000_003 + self.steps) % 2**63)
+        keys = torch.randint(2**32, (len(first),), generator=draw)
+        same = self.model.randomness == "same"
+        return (keys[:1].expand(len(first)) if same else keys).to(first.device)
+
+    def _check(self, theta: Params, support: Tree) -> None:
+        """Once: whether the inner loss depends on what is adapted at all."""
+        if self._checked:
+            return
+        task = tree.index(support, 0)
+        keys = self._keys(support)
+        rest = _key(None if keys is None else keys[0])
+        reached = dependencies(lambda p: self.model({**theta, **p}, task, *rest), self.model.init(theta))
+        if not any(reached):
+            raise errors.loss_without_parameters(list(self.model.init(theta)))
+        self._checked = True
+
+
+def _take_statistics(module: nn.Module, inputs: Any) -> None:
+    """Give the running statistics of batch norms those of these inputs, and put the module into eval mode."""
+    norms: list[Any] = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # pyright: ignore[reportPrivateUsage]
+    module.eval()
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad():
+        module(**inputs) if isinstance(inputs, dict) else module(
+            *(inputs if isinstance(inputs, tuple | list) else (inputs,))
+        )
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum
+
+
+def _key(keys: Tensor | None) -> tuple[Tensor, ...]:
+    return () if keys is None else (keys,)
+
+
+def _with_key(support: Tree, keys: Tensor | None) -> tuple[Tree, ...]:
+    return (support, *_key(keys))
+
+
+def _sets(tasks: Any) -> tuple[Tree, Tree]:
+    """Support and query of a batch of tasks."""
+    given: Any = tasks
+    if isinstance(tasks, dict):
+        if not {"support", "query"} <= set(given):
+            raise errors.no_sets(f"a mapping with {sorted(map(str, given))}")
+        return given["support"], given["query"]
+    if not isinstance(tasks, tuple | list) or len(given) != 2:
+        raise errors.no_sets(errors.describe(given))
+    return given[0], given[1]
+
+
+def _check_parameters(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    own = {id(p) for p in module.parameters()}
+    given = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    strangers = sum(p not in own for p in given)
+    if strangers:
+        raise errors.parameters_of_another(strangers, len(given))
