@@ -25,6 +25,7 @@ MATRIX, ERRORS, META = "tests/test_composition.py", "tests/test_errors.py", "tes
 
 
 FUNCTIONAL, OPTIMIZER = "tests/test_functional.py", "tests/test_meta_optimizer.py"
+CHAIN = "tests/test_imperative.py"
 
 
 class Mutation(NamedTuple):
@@ -150,6 +151,18 @@ MUTATIONS = [
     Mutation("meta_optimizer.py", 'torch.set_rng_state(state["random"].cpu())', "pass", OPTIMIZER),
     Mutation("meta_optimizer.py", "if strangers:", "if False:", OPTIMIZER),
     Mutation("meta_optimizer.py", "self.scheduler.load_state_dict", "self.scheduler.state_dict() or print", OPTIMIZER),
+    Mutation("interop/learner.py", "p - r * g for p, r, g in steps", "p - r * g.detach() for p, r, g in steps", "tests/interop/test_learn2learn.py"),
+    Mutation("interop/learner.py", "[p if zero is None else p - zero * s for p, zero, s in trios]", "[p for p, zero, s in trios]", "tests/interop/test_learn2learn.py"),
+    Mutation("interop/rebase.py", "if node in seen or node in ends:", "if node in seen:", "tests/interop/test_torchopt_meta.py -k history"),
+    Mutation("interop/torchopt_base.py", "x is y and x.is_leaf == leaf", "x is y", "tests/interop/test_torchopt_meta.py -k stop_gradient"),
+    Mutation("interop/modules.py", "found.setdefault(id(value), (name, []))", "found.setdefault(id((part, key)), (name, []))", "tests/interop/test_torchopt_meta.py -k tied"),
+    Mutation("interop/torchopt_state.py", "if id(x) not in copies:", "if True:", "tests/interop/test_torchopt_meta.py -k tied"),
+    Mutation("imperative/chain.py", "            old.drop()", "            pass", CHAIN),
+    Mutation("imperative/gate.py", "if ctx.mark.is_closed or all(", "if all(", CHAIN),
+    Mutation("imperative/gate.py", "if torch.is_grad_enabled() and ctx.mark.stage > 0:", "if False:", CHAIN),
+    Mutation("imperative/rules.py", "tail[window - length + 1], dict", "v, dict", CHAIN),
+    Mutation("imperative/rules.py", "[None if x is None else -x for x in more]", "more", CHAIN),
+    Mutation("imperative/record.py", "elif stage == 0 and mark.stage > 0:", "elif False:", "tests/interop/test_higher.py"),
 ]  # fmt: skip
 
 

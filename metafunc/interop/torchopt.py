@@ -1,4 +1,5 @@
-"""TorchOpt's ``custom_root`` and ``clip_grad_norm``, composing with every ``torch.func`` transform."""
+"""TorchOpt's ``custom_root`` and ``clip_grad_norm``, composing with every ``torch.func`` transform, and its imperative
+differentiable optimizers, for every estimator."""
 
 from __future__ import annotations
 
@@ -17,6 +18,23 @@ from metafunc.decorators import check_callable
 from metafunc.dependence import refuse_captured
 from metafunc.estimators import Implicit
 from metafunc.inner import Args, Inner
+from metafunc.interop.torchopt_base import MetaOptimizer as MetaOptimizer
+from metafunc.interop.torchopt_meta import MetaAdaDelta as MetaAdaDelta
+from metafunc.interop.torchopt_meta import MetaAdadelta as MetaAdadelta
+from metafunc.interop.torchopt_meta import MetaAdaGrad as MetaAdaGrad
+from metafunc.interop.torchopt_meta import MetaAdagrad as MetaAdagrad
+from metafunc.interop.torchopt_meta import MetaAdam as MetaAdam
+from metafunc.interop.torchopt_meta import MetaAdaMax as MetaAdaMax
+from metafunc.interop.torchopt_meta import MetaAdamax as MetaAdamax
+from metafunc.interop.torchopt_meta import MetaAdamW as MetaAdamW
+from metafunc.interop.torchopt_meta import MetaRAdam as MetaRAdam
+from metafunc.interop.torchopt_meta import MetaRMSProp as MetaRMSProp
+from metafunc.interop.torchopt_meta import MetaRMSprop as MetaRMSprop
+from metafunc.interop.torchopt_meta import MetaSGD as MetaSGD
+from metafunc.interop.torchopt_state import ModuleState as ModuleState
+from metafunc.interop.torchopt_state import extract_state_dict as extract_state_dict
+from metafunc.interop.torchopt_state import recover_state_dict as recover_state_dict
+from metafunc.interop.torchopt_state import stop_gradient as stop_gradient
 from metafunc.linear import NormalCG, as_solver
 from metafunc.rule import Handle, Rule, Stats, call
 from metafunc.solvers.adam import safe_sqrt

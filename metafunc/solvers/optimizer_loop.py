@@ -81,7 +81,7 @@ def _path(goal: Problem, optimizer: Any, steps: int, tolerance: float) -> Inner:
         # Under vmap an optimizer may write into its state, which has to be as batched as gradients and tangents are.
         zero = sum((0.0 * torch.nan_to_num(x)).sum() for x in tree.leaves(slope))
         given = skeleton.fill([(x + zero).to(y.dtype) for x, y in zip(numbers, like, strict=True)])
-        updates, after = _update(optimizer, slope, given, phi)
+        updates, after = safe_update(optimizer, slope, given, phi)
         moved = tree.map(lambda x, u: x if u is None else x + u, phi, updates)
         check_like(moved, phi, "optimizer")
         return moved, _as_numbers(after, phi)
@@ -111,14 +111,15 @@ def _require_derivative(optimizer: Any, phi: Tree) -> None:
     """Raise unless the update depends differentiably on the gradient, tried on a gradient of ones."""
 
     def update(slope: Tree) -> Tree:
-        return _update(optimizer, slope, optimizer.init(slope), slope)[0]
+        return safe_update(optimizer, slope, optimizer.init(slope), slope)[0]
 
     with autodiff.trial(tree.map(torch.ones_like, phi)) as ones:
         if not all(dependencies(update, ones)):
             raise errors.update_without_derivative("it detaches the gradient, or replaces it")
 
 
-def _update(optimizer: Any, slope: Tree, state: Tree, phi: Tree) -> tuple[Tree, Tree]:
+def safe_update(optimizer: Any, slope: Tree, state: Tree, phi: Tree) -> tuple[Tree, Tree]:
+    """One update of a functional optimizer, ``(updates, state)``, with a derivative wherever it has one."""
     with _Mended():
         try:
             return optimizer.update(slope, state, params=phi, inplace=False)

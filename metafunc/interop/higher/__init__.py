@@ -1,0 +1,24 @@
+"""The interface of higher with any estimator in place of its unrolling: a change of one import.
+
+``import metafunc.interop.higher as higher`` has all names of higher 0.2.1. :func:`innerloop_ctx` takes one more
+argument, ``estimator``, by keyword; without it, it is higher's own. Where the estimator plays no part the names are
+those of the installed library (``pip install 'metafunc[higher]'``), which is loaded when one of them is first used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metafunc.interop.higher import optim, patch, utils
+from metafunc.interop.higher.library import attribute, names
+from metafunc.interop.higher.loop import innerloop_ctx
+
+__all__ = ["innerloop_ctx", "optim", "patch", "utils"]
+
+
+def __getattr__(name: str) -> Any:
+    return attribute("higher.patch" if name == "make_functional" else "higher", name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *names("higher"), "make_functional"})
