@@ -41,11 +41,16 @@ def functional(
         adapt: What the inner loop adapts: parameters by name, or by a part of the name (``"head"`` for
             ``"head.weight"``), or submodules. The rest is shared by all tasks and learned by the outer loop alone
             (ANIL). Default: everything that requires a gradient.
-        buffers: How norms with running statistics normalise. ``"batch"``: with the statistics of the batch at hand, anew
-            in every inner step and in the outer loss; running statistics are neither used nor updated. ``"frozen"``: with the
-            running statistics as they are in the module. ``"task"``: in the inner loss with those of the batch, and in
-            the outer loss of :class:`~metafunc.MetaOptimizer` with those of the task's support set under the adapted
-            parameters, so that the answers to a query set do not depend on what else is in it.
+        buffers: How norms with running statistics normalise.
+
+            ``"batch"``: with the statistics of the batch at hand, anew in every inner step and in the outer loss;
+            running statistics are neither used nor updated.
+
+            ``"frozen"``: with the running statistics as they are in the module.
+
+            ``"task"``: in the inner loss with those of the batch, and in the outer loss of
+            :class:`~metafunc.MetaOptimizer` with those of the task's support set under the adapted parameters, so that
+            the answers to a query set do not depend on what else is in it.
         randomness: ``"error"``: dropout is refused. ``"same"``, ``"different"``: it draws from a key (see
             :meth:`Functional.__call__`), the same one or a different one for every task, and the same in every inner
             step. The mask is a function of the key, so that looped, mapped, chunked and recomputed runs are equal.

@@ -1,1 +1,1 @@
-"""The interfaces of other libraries, one module each, named after the library; none of them imports it."""
+"""The interfaces of other libraries, by the names of the libraries: ``higher``, ``learn2learn`` and ``torchopt``."""
