@@ -28,6 +28,7 @@ from metafunc.linear import CG, GMRES, MINRES, Diagonal, Direct, Jacobi, LinearS
 from metafunc.meta_optimizer import MetaOptimizer, MetaStep
 from metafunc.metagrad import Loop, MetaGrad, Vmap, meta_grad
 from metafunc.solvers import Composed, adam, gradient_descent, nesterov, newton_cg, optimizer_loop
+from metafunc.step_keys import with_step_keys
 
 __version__ = "0.1.0"
 
@@ -79,4 +80,5 @@ __all__ = [
     "optimizer_loop",
     "solves",
     "with_hessian_batch",
+    "with_step_keys",
 ]

@@ -53,7 +53,8 @@ def functional(
             the answers to a query set do not depend on what else is in it.
         randomness: ``"error"``: dropout is refused. ``"same"``, ``"different"``: it draws from a key (see
             :meth:`Functional.__call__`), the same one or a different one for every task, and the same in every inner
-            step. The mask is a function of the key, so that looped, mapped, chunked and recomputed runs are equal.
+            step (:func:`~metafunc.with_step_keys` makes the steps differ). The mask is a function of the key, so that
+            looped, mapped, chunked and recomputed runs are equal.
 
     Raises:
         TypeError, ValueError: If there is nothing to adapt, a name is unknown, or an option is none.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from metafunc.functional import Buffers, Functional, Params, Randomness, functio
 from metafunc.inner import Inner
 from metafunc.metagrad import Batching, MetaGrad, Vmap, meta_grad
 from metafunc.rule import Stats
+from metafunc.step_keys import with_step_keys
 from metafunc.tree import Tree
 
 
@@ -54,6 +55,7 @@ class MetaOptimizer:
         adapt: What the inner loop adapts; see :func:`~metafunc.functional`.
         buffers: See :func:`~metafunc.functional`.
         randomness: See :func:`~metafunc.functional`.
+        step_randomness: Whether dropout draws the ``"same"`` or ``"different"`` numbers in the inner steps of a task.
         seed: Of the keys that dropout draws from.
 
     A learned hyperparameter is a parameter of the module that ``inner`` reads from ``theta``, by its name:
@@ -91,6 +93,7 @@ class MetaOptimizer:
         adapt: Any = None,
         buffers: Buffers = "batch",
         randomness: Randomness = "error",
+        step_randomness: Literal["same", "different"] = "same",
         seed: int = 0,
     ) -> None:
         self.model: Functional = functional(
@@ -106,7 +109,13 @@ class MetaOptimizer:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.clip = clip
+        if step_randomness not in ("same", "different"):
+            raise errors.out_of_range(
+                "step_randomness", step_randomness, "'same' or 'different'", "spelled so"
+            )
         self.inner: Inner = inner(self.model.problem)
+        if step_randomness == "different" and randomness != "error":
+            self.inner = with_step_keys(self.inner)
         self.estimator = estimator
         self.steps = 0
         self._adapt = estimator(self.inner)

@@ -145,6 +145,7 @@ MUTATIONS = [
     Mutation("randomness.py", "numbers >= p, x / (1 - p)", "numbers >= p, x", FUNCTIONAL),
     Mutation("randomness.py", "_hash(_hash(key & _MASK) + draw & _MASK)", "_hash(draw + 0 * key & _MASK)", FUNCTIONAL),
     Mutation("randomness.py", "self._draws += 1", "pass", FUNCTIONAL),
+    Mutation("step_keys.py", "key + 40503 * count", "key + 0 * count", FUNCTIONAL),
     Mutation("norms.py", "self.found.append((x.mean(axes), x.var(axes)))", "self.found.append((x.mean(axes), x.var(axes, unbiased=False)))", OPTIMIZER),
     Mutation("meta_optimizer.py", "slope if parameter.grad is None else parameter.grad + slope", "slope", OPTIMIZER),
     Mutation("meta_optimizer.py", "self._seed * 1_000_003 + self.steps", "self._seed * 1_000_003", OPTIMIZER),

@@ -318,3 +318,42 @@ def test_every_dropout_of_a_pass_draws_anew() -> None:
     ones = {"0.weight": torch.ones(1, 1), "0.bias": torch.zeros(1)}
     outputs = model.outputs(ones, torch.ones(4000, 1), torch.tensor(5))
     assert abs(float((outputs > 0).double().mean()) - 0.25) < 0.03
+
+
+@pytest.mark.parametrize(
+    "estimator", [mf.Explicit(), mf.Explicit(checkpoint=True), mf.Truncated(3), mf.Binomial(3)], ids=repr
+)
+def test_steps_may_draw_different_numbers(estimator: mf.Estimator) -> None:
+    """Against a loop by hand that gives step k the key plus 40503 k, looped and mapped."""
+    model = mf.functional(dropout_net(), F.cross_entropy, randomness="different")
+    x, y = classification()
+    keys = torch.tensor([11, 12, 13])
+    inner = mf.with_step_keys(mf.gradient_descent(**model.problem, lr=0.3, steps=3))
+    adapt = estimator(inner)
+
+    def meta_loss(theta: Any, batch: Any, key: Tensor) -> Tensor:
+        return model(adapt(theta, batch, key), batch, key)
+
+    mapped = vmap(grad(meta_loss), in_dims=(None, 0, 0))(model.theta, (x, y), keys)
+    for i in range(3):
+        leaves = {name: p.clone().requires_grad_() for name, p in model.theta.items()}
+        phi = leaves
+        for k in range(3):
+            loss = model(phi, (x[i], y[i]), keys[i] + 40503 * k)
+            slopes = torch.autograd.grad(loss, list(phi.values()), create_graph=True)
+            phi = {name: p - 0.3 * g for (name, p), g in zip(phi.items(), slopes, strict=True)}
+        expected = torch.autograd.grad(model(phi, (x[i], y[i]), keys[i]), list(leaves.values()))
+        alone = grad(meta_loss)(model.theta, (x[i], y[i]), keys[i])
+        for g, name in zip(expected, leaves, strict=True):
+            close(alone[name], g, 1e-10)
+            close(mapped[name][i], g, 1e-10)
+
+
+def test_what_has_no_steps_to_tell_apart() -> None:
+    model = mf.functional(dropout_net(), F.cross_entropy, randomness="same")
+    with pytest.raises(TypeError, match="with_step_keys: expected an inner problem solved by steps"):
+        mf.with_step_keys(mf.newton_cg(**model.problem, prox=1.0))
+    with pytest.raises(ValueError, match=r"tolerance: expected 0 where steps differ at random, got 0\.1"):
+        mf.with_step_keys(mf.gradient_descent(**model.problem, lr=0.1, steps=2, tolerance=0.1))
+    with pytest.raises(TypeError, match="with_step_keys: expected an inner problem"):
+        mf.with_step_keys(F.relu)  # type: ignore[arg-type]

@@ -214,6 +214,12 @@ def test_dropout_keys() -> None:
     }
     assert len(losses["same"].unique()) == 1
     assert len(losses["different"].unique()) == 3
+    stepwise = (
+        meta_for(module, randomness="different", step_randomness="different").backward(batch).stats["loss"]
+    )
+    assert not torch.equal(stepwise, losses["different"])
+    with pytest.raises(ValueError, match="step_randomness: expected 'same' or 'different', got 'no'"):
+        meta_for(module, step_randomness="no")
     meta = meta_for(module, randomness="different")
     assert not torch.equal(
         meta.backward(batch).stats["loss"], meta.backward(batch).stats["loss"]
