@@ -165,8 +165,7 @@ def plain_is_right(args: Tree) -> bool:
     """
     if forward_mode_active():
         return False
-    levels = pyfunctorch.retrieve_all_functorch_interpreters()
-    kinds = ["Vmap" in str(level.key()) for level in levels]
+    levels, kinds = _levels()
     if True not in kinds:
         return True
     if False in kinds[: len(kinds) - kinds[::-1].index(True)]:
@@ -178,7 +177,13 @@ def plain_is_right(args: Tree) -> bool:
 
 def is_mapping() -> bool:
     """Whether a ``vmap`` is active."""
-    return any("Vmap" in str(level.key()) for level in pyfunctorch.retrieve_all_functorch_interpreters())
+    return any(_levels()[1])
+
+
+def _levels() -> tuple[list[Any], list[bool]]:
+    """The active transforms, outermost first, and whether each is a ``vmap``."""
+    levels: list[Any] = pyfunctorch.retrieve_all_functorch_interpreters()
+    return levels, ["Vmap" in str(level.key()) for level in levels]
 
 
 def is_recording(args: Tree) -> bool:

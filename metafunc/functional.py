@@ -151,13 +151,7 @@ class Functional:
         return self._run(params, inputs, key, Replaying(recording.found))
 
     def _run(self, params: Params, inputs: Any, key: Tensor | None, norms: Any) -> Any:
-        args: tuple[Any, ...] = ()
-        kwargs: dict[str, Any] = {}
-        if isinstance(inputs, Mapping):
-            kwargs = {**inputs}
-        else:
-            given: Any = inputs
-            args = tuple(given) if isinstance(inputs, tuple | list) else (given,)
+        args, kwargs = arguments(inputs)
         recurrent = [m for m in self.module.modules() if isinstance(m, nn.RNNBase)]
         if recurrent and autodiff.is_mapping():
             raise errors.recurrent_under_vmap(type(recurrent[0]).__name__)
@@ -192,6 +186,14 @@ class Functional:
         finally:
             for norm, training, tracking in modes:
                 norm.training, norm.track_running_stats = training, tracking
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A batch's inputs as the positional and the keyword arguments of a module."""
+    given: Any = inputs
+    if isinstance(inputs, Mapping):
+        return (), {**given}
+    return (tuple(given) if isinstance(inputs, tuple | list) else (given,)), {}
 
 
 def _version(buffer: Tensor) -> int:

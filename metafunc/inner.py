@@ -165,7 +165,7 @@ def stationarity(inner: Inner, slope: Tree, args: Args) -> Tensor:
     return relative(tree.norm(slope), tree.norm(inner.slope(inner.init(args), args)))
 
 
-def relative(part: Tensor, whole: Tensor) -> Tensor:
+def relative(part: Any, whole: Tensor) -> Tensor:
     """``part / whole``, and ``part`` itself for a zero whole."""
     return part / torch.where(whole > 0, whole, torch.ones_like(whole))
 

@@ -13,7 +13,7 @@ from metafunc import errors, tree
 from metafunc.dependence import dependencies
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
-from metafunc.functional import Buffers, Functional, Params, Randomness, functional
+from metafunc.functional import Buffers, Functional, Params, Randomness, arguments, functional
 from metafunc.inner import Inner
 from metafunc.metagrad import Batching, MetaGrad, Vmap, meta_grad
 from metafunc.rule import Stats
@@ -150,8 +150,8 @@ class MetaOptimizer:
         self._check(theta, support)
         keys = self._keys(support)
         with torch.no_grad():
-            asked = {"query": query, "key": _key(keys), "like": self._like(support)}
-            result: MetaGrad = self._meta_grad(theta, *_with_key(support, keys), asked)
+            asked = {"query": query, "key": keys, "like": self._like(support)}
+            result: MetaGrad = self._meta_grad(theta, support, *keys, asked)
         named = dict(self.model.module.named_parameters())
         for name, slope in result.grad.items():
             parameter, slope = named[name], weight * slope
@@ -171,9 +171,7 @@ class MetaOptimizer:
         """
         keys = self._keys(tree.map(lambda x: x[None], support))
         with torch.no_grad():
-            phi: Params = self._adapt(
-                self.model.theta, *_with_key(support, None if keys is None else keys[0])
-            )
+            phi: Params = self._adapt(self.model.theta, support, *tree.index(keys, 0))
         adapted = copy.deepcopy(self.model.module)
         named = dict(adapted.named_parameters())
         for name, value in phi.items():
@@ -216,34 +214,31 @@ class MetaOptimizer:
 
     def _outer(self, phi: Params, theta: Params, query: Tree) -> tuple[Tensor, dict[str, Tensor]]:
         inputs, targets = query["query"]
-        key, like = (next(iter(query[name]), None) for name in ("key", "like"))
-        outputs = self.model.outputs({**theta, **phi}, inputs, key, like)
+        outputs = self.model.outputs({**theta, **phi}, inputs, *query["key"], like=query["like"])
         loss = self.model.loss_fn(outputs, targets)
         fixed = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, outputs)
         return loss, {name: metric(fixed, targets) for name, metric in self._metrics.items()}
 
-    def _like(self, support: Tree) -> tuple[Tree, ...]:
-        """The inputs with whose statistics the query set is normalised, if not its own."""
-        return (support[0],) if self.model.buffers == "task" else ()
+    def _like(self, support: Tree) -> Tree:
+        """The inputs with whose statistics the query set is normalised, ``None`` for its own."""
+        return support[0] if self.model.buffers == "task" else None
 
-    def _keys(self, support: Tree) -> Tensor | None:
-        """A key for every task of this meta-step, if anything is random."""
+    def _keys(self, support: Tree) -> tuple[Tensor, ...]:
+        """The key of every task of this meta-step, if anything is random."""
         if self.model.randomness == "error":
-            return None
+            return ()
         first = next(x for x in tree.leaves(support) if isinstance(x, Tensor))
         draw = torch.Generator().manual_seed((self._seed * 1_000_003 + self.steps) % 2**63)
         keys = torch.randint(2**32, (len(first),), generator=draw)
         same = self.model.randomness == "same"
-        return (keys[:1].expand(len(first)) if same else keys).to(first.device)
+        return ((keys[:1].expand(len(first)) if same else keys).to(first.device),)
 
     def _check(self, theta: Params, support: Tree) -> None:
         """Once: whether the inner loss depends on what is adapted at all."""
         if self._checked:
             return
-        task = tree.index(support, 0)
-        keys = self._keys(support)
-        rest = _key(None if keys is None else keys[0])
-        reached = dependencies(lambda p: self.model({**theta, **p}, task, *rest), self.model.init(theta))
+        task, key = tree.index((support, self._keys(support)), 0)
+        reached = dependencies(lambda p: self.model({**theta, **p}, task, *key), self.model.init(theta))
         if not any(reached):
             raise errors.loss_without_parameters(list(self.model.init(theta)))
         self._checked = True
@@ -257,21 +252,12 @@ def _take_statistics(module: nn.Module, inputs: Any) -> None:
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
+    args, kwargs = arguments(inputs)
     with torch.no_grad():
-        module(**inputs) if isinstance(inputs, dict) else module(
-            *(inputs if isinstance(inputs, tuple | list) else (inputs,))
-        )
+        module(*args, **kwargs)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval()
         norm.momentum = momentum
-
-
-def _key(keys: Tensor | None) -> tuple[Tensor, ...]:
-    return () if keys is None else (keys,)
-
-
-def _with_key(support: Tree, keys: Tensor | None) -> tuple[Tree, ...]:
-    return (support, *_key(keys))
 
 
 def _sets(tasks: Any) -> tuple[Tree, Tree]:

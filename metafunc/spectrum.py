@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metafunc import tree
 from metafunc.autodiff import vjp
-from metafunc.inner import Args, Inner, plain_gradient
+from metafunc.inner import Args, Inner, plain_gradient, relative
 from metafunc.linear.solver import Matvec
 from metafunc.rule import Stats
 from metafunc.tree import Tree
@@ -87,8 +87,7 @@ def extremes(matvec: Matvec, like: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 
 
 def _unit(x: Tensor) -> Tensor:
-    length = tree.norm(x)
-    return x / torch.where(length > 0, length, torch.ones_like(length))
+    return relative(x, tree.norm(x))
 
 
 def _without(x: Tensor, space: Tensor) -> Tensor:

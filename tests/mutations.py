@@ -59,7 +59,7 @@ MUTATIONS = [
     Mutation("estimators/reptile.py", "def linear(self) -> bool:\n        return False", "def linear(self) -> bool:\n        return True", ERRORS),
     Mutation("curvature/central_difference.py", "(a - b) * (0.5 / delta)", "(a - b) / delta", DIFFERENCED),
     Mutation("curvature/central_difference.py", "for s in (delta, -delta)", "for s in (delta, 0.0 * delta)", DIFFERENCED),
-    Mutation("curvature/central_difference.py", "return away / torch.where(length > 0, length, torch.ones_like(length))", "return away", DIFFERENCED),
+    Mutation("curvature/central_difference.py", "return relative(away, tree.norm(w))", "return away", DIFFERENCED),
     Mutation("curvature/central_difference.py", "here = self._along(self.curved,", "here = self._along(self.objective,", BATCH),
     Mutation("curvature/curvature.py", "tree.add(moved, self.hessian(phi, rest)(full))", "moved", "tests/curvature/test_gauss_newton.py"),
     Mutation("curvature/curvature.py", "return (here, pull(w)[0]), {}", "return (here, pull(out[0])[0]), {}", "tests/curvature/test_gauss_newton.py"),

@@ -11,7 +11,7 @@ import torch
 from metafunc import errors, tree
 from metafunc.autodiff import grad, vjp
 from metafunc.curvature.curvature import Curvature, Hessian, objective_of
-from metafunc.inner import Args, Gradient, Inner, Objective
+from metafunc.inner import Args, Gradient, Inner, Objective, relative
 from metafunc.rule import Handle, Rule, Stats, call
 from metafunc.tree import Tree
 
@@ -89,8 +89,7 @@ class CentralDifference(Curvature):
             return self.delta
         eps = torch.finfo(tree.leaves(near)[0].dtype).eps
         away = self.displacement if self.displacement is not None else eps ** (1 / 3) * (1 + tree.norm(near))
-        length = tree.norm(w)
-        return away / torch.where(length > 0, length, torch.ones_like(length))
+        return relative(away, tree.norm(w))
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,28 +102,20 @@ class Root(Rule):
 
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
         (phi,), (v,) = out, cotangent
-        if self.root is not None:
-            return self._by_decorator(self.root, args, phi, v, needs)
-        start = args.guess if tree.leaves(args.guess) else None
-        w, stats = solve(self._transposed(), (phi, args._replace(guess=())), v, start)
         watch = Watch(args)
         r, pull = vjp(lambda a: self.residual(phi, watch(a)), args, needs=(needs,))
-        bar = tree.map(lambda x: None if x is None else -x, pull(w)[0])
+        if self.root is None:
+            start = args.guess if tree.leaves(args.guess) else None
+            w, stats = solve(self._transposed(), (phi, args._replace(guess=())), v, start)
+            bar = tree.map(lambda x: None if x is None else -x, pull(w)[0])
+            stats = stats | {"adjoint": w}
+        else:
+            pull(v)  # for the watch alone
+            bar = call(Handle(Decorated(self.residual, self.root, self.solver, needs)), (args, phi, v))[0]
+            stats = {}
         advice = "use Explicit or Truncated, which differentiate the path"
         require_reach(self.label, advice, self.inner.inputs, watch.touched, args, needs)
-        return bar, stats | {"stationarity": stationarity(self.inner, r, args), "adjoint": w}
-
-    def _by_decorator(
-        self, root: Callable[..., Any], args: Args, phi: Tree, v: Tree, needs: Tree
-    ) -> tuple[Tree, Stats]:
-        watch = Watch(args)
-        r, touch = vjp(lambda a: self.residual(phi, watch(a)), args, needs=(needs,))
-        touch(v)
-        advice = "use Explicit or Truncated, which differentiate the path"
-        require_reach(self.label, advice, self.inner.inputs, watch.touched, args, needs)
-        pull = Decorated(self.residual, root, self.solver, needs)
-        bar = call(Handle(pull), (args, phi, v))[0]
-        return bar, {"stationarity": stationarity(self.inner, r, args)}
+        return bar, stats | {"stationarity": stationarity(self.inner, r, args)}
 
     def pushforward(self, args: Args, out: tuple[Tree, ...], tangent: Tree) -> tuple[Tree, ...]:
         if self.root is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from metafunc import errors
+from metafunc.inner import relative
 from metafunc.linear.products import Matvec
 from metafunc.plug import Plug
 from metafunc.rule import Stats
@@ -121,9 +122,7 @@ def residual_of(matvec: Matvec, b: Tensor, x: Tensor) -> Tensor:
     # Both are divided by the largest entry first, since squares of very small numbers vanish.
     peak = b.abs().amax()
     peak = torch.where(peak > 0, peak, torch.ones_like(peak))
-    scale = length(b / peak)
-    left = length((b - matvec(x)) / peak)
-    return left / torch.where(scale > 0, scale, torch.ones_like(scale))
+    return relative(length((b - matvec(x)) / peak), length(b / peak))
 
 
 def check_limits(max_steps: int, rtol: float | None = None, damping: float = 0.0) -> None:
