@@ -51,8 +51,9 @@ def read(path: Path) -> mf.data.ImageDataset:
             for i, name in enumerate(("train", "val", "test"))
         }
         names = tuple(str(name) for name in arrays["names"])
-    images = torch.as_tensor(pixels).reshape(classes, drawings, 1, height, width)
-    return mf.data.ImageDataset(images, names, splits, peak=1)
+    images = torch.as_tensor(pixels).reshape(classes * drawings, 1, height, width)
+    labels = torch.arange(classes).repeat_interleave(drawings)
+    return mf.data.ImageDataset(images, labels, names, splits, peak=1)
 
 
 def network(width: int, ways: int) -> nn.Module:

@@ -1,6 +1,6 @@
 """What every sampler of tasks returns, and the checks that all samplers share."""
 
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -16,6 +16,14 @@ class Tasks(TypedDict):
 
     support: tuple[Tensor, Tensor]
     query: tuple[Tensor, Tensor]
+
+
+class Sampler(Protocol):
+    """A family of tasks: anything that draws batches of them."""
+
+    def sample(self, tasks: int, generator: torch.Generator) -> Tasks:
+        """Draws so many tasks; the state of the generator fixes which."""
+        ...
 
 
 def refusal(where: str, expected: str, got: object, do: str) -> ValueError:

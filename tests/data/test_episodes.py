@@ -1,5 +1,7 @@
+import os
 import re
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,11 +13,18 @@ CLASSES, DRAWINGS = 12, 7
 
 def coded(classes: int = CLASSES, drawings: int = DRAWINGS) -> ImageDataset:
     """Images that tell who they are: two corners hold class and drawing, a third one says which way is up."""
-    images = torch.zeros(classes, drawings, 1, 3, 3, dtype=torch.uint8)
-    images[..., 0, 0] = torch.arange(classes)[:, None, None]
-    images[..., 0, 2] = torch.arange(drawings)[None, :, None]
-    images[..., 2, 2] = 255
-    return ImageDataset(images, tuple(str(c) for c in range(classes)))
+    return uneven([drawings] * classes)
+
+
+def uneven(sizes: list[int], *, shuffled: bool = False) -> ImageDataset:
+    """As `coded`, of classes with so many drawings each."""
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    images = torch.zeros(len(labels), 1, 3, 3, dtype=torch.uint8)
+    images[:, 0, 0, 0] = labels
+    images[:, 0, 0, 2] = torch.cat([torch.arange(size) for size in sizes])
+    images[:, 0, 2, 2] = 255
+    order = torch.randperm(len(labels)) if shuffled else torch.arange(len(labels))
+    return ImageDataset(images[order], labels[order], tuple(str(c) for c in range(len(sizes))))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -69,7 +78,7 @@ def test_the_images_are_those_of_the_data_set():
     dataset = coded()
     x, _ = Episodes(dataset, ways=3, dtype=torch.float64, queries=2).sample(20, seeded())["query"]
     classes, drawings = identities(x)
-    assert torch.equal(x, dataset.images[classes, drawings].double() / 255)
+    assert torch.equal(x, dataset.images[classes * DRAWINGS + drawings].double() / 255)
 
 
 def test_ink_is_one_and_paper_is_zero(letters):
@@ -155,7 +164,7 @@ def test_rotations_are_classes_of_their_own():
         upright = torch.stack([torch.rot90(x, -k, (-2, -1)) for k in range(4)])
         upright = upright.gather(0, quarters[None, ..., None, None, None].expand(1, *x.shape))[0]
         classes, drawings = identities(upright)
-        assert torch.equal(upright, dataset.images[classes, drawings].double() / 255)
+        assert torch.equal(upright, dataset.images[classes * DRAWINGS + drawings].double() / 255)
         return classes * 4 + quarters
 
     # With as many ways as there are turned classes each of them is there once, whole.
@@ -176,12 +185,18 @@ def test_nothing_is_turned_without_rotations():
 
 
 def test_colour_images_keep_their_channels():
-    images = torch.arange(2 * 3 * 3 * 4).to(torch.uint8).reshape(2, 3, 3, 2, 2)
-    x, _ = Episodes(ImageDataset(images, ("a", "b")), ways=2, queries=2, rotations=True).sample(5, seeded())[
-        "query"
-    ]
+    images = torch.arange(2 * 3 * 3 * 4).to(torch.uint8).reshape(6, 3, 2, 2)
+    colours = ImageDataset(images, torch.tensor([0, 1, 0, 1, 1, 0]), ("a", "b"))
+    x, _ = Episodes(colours, ways=2, queries=2, rotations=True).sample(5, seeded())["query"]
     assert x.shape == (5, 4, 3, 2, 2)
     assert x.max() <= 71 / 255
+
+
+def test_tasks_are_where_they_are_asked_for() -> None:
+    """The device without memory stands in for a GPU; the data set stays where it is."""
+    tasks = Episodes(coded(), queries=2, rotations=True, normalize=(0.5, 0.5), device="meta").sample(5, seeded())
+    assert all(x.device.type == "meta" for part in (tasks["support"], tasks["query"]) for x in part)
+    assert tasks["support"][0].shape == (5, 5, 1, 3, 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -202,8 +217,114 @@ def test_vmap_takes_the_tasks_as_they_are():
     assert means.shape == (4,)
 
 
+def test_classes_of_uneven_sizes_are_equally_likely_and_so_are_their_drawings():
+    sizes = [3, 11, 5, 7]
+    tasks = Episodes(uneven(sizes, shuffled=True), ways=2, shots=1, queries=2).sample(6000, seeded())
+    classes, drawings = identities(tasks["support"][0])
+    # Quantiles at 0.1 % and 99.9 % for 3, 2, 10, 4 and 6 degrees of freedom.
+    assert 0.024 < chi_square(classes[:, 0], 4) < 16.27
+    for size, low, high in zip(sizes, (0.002, 1.48, 0.09, 0.38), (13.82, 29.59, 18.47, 22.46), strict=True):
+        found = drawings[:, 0][classes[:, 0] == sizes.index(size)]
+        assert found.max() == size - 1
+        assert low < chi_square(found, size) < high
+    (c, d), (e, f) = (identities(tasks[part][0]) for part in ("support", "query"))
+    drawn = torch.cat([c * 20 + d, e * 20 + f], dim=1)
+    assert all(len(set(row.tolist())) == 6 for row in drawn)
+
+
+def test_a_split_gives_the_same_tasks_as_its_images_alone():
+    data = uneven([5, 8, 6, 7], shuffled=True)
+    view = data.select([3, 1])
+    alone = view.to("cpu")
+    assert len(alone.images) == 15
+    of_view, of_alone = (Episodes(d, ways=2, queries=3).sample(4, seeded()) for d in (view, alone))
+    assert same(of_view, of_alone)
+    assert identities(of_view["query"][0])[0].unique().tolist() == [1, 3]
+
+
+def test_only_the_images_drawn_are_read(tmp_path):
+    """A file with holes, far larger than what the disk holds of it, is read at a few places."""
+    file, count, side = tmp_path / "images.bin", 20_000, 84
+    with file.open("wb") as stream:
+        stream.truncate(count * 3 * side * side)
+    mapped = torch.from_file(str(file), shared=False, size=count * 3 * side * side, dtype=torch.uint8)
+    labels = torch.arange(count) % 40
+    data = ImageDataset(mapped.reshape(count, 3, side, side), labels, tuple(str(c) for c in range(40)))
+    before = resident()
+    x, _ = Episodes(data.select(range(20))).sample(2, seeded())["query"]
+    assert x.shape == (2, 75, 3, side, side)
+    # The whole is 423 MB; the tasks take 160 images of 21 kB as bytes, and as floats four times that.
+    assert resident() - before < 100e6
+
+
+def resident() -> int:
+    """Bytes of memory this process holds."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("needs Linux to tell the memory in use")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def noisy(x: torch.Tensor) -> torch.Tensor:
+    return x + torch.rand_like(x)
+
+
+def test_augmentations_see_images_and_are_fixed_by_the_generator():
+    episodes = Episodes(coded(), queries=2, augment=noisy)
+    before = torch.get_rng_state()
+    first = episodes.sample(3, seeded())
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(5)
+    again = episodes.sample(3, seeded())
+    assert same(first, again)
+    plain = Episodes(coded(), queries=2).sample(3, seeded())
+    assert torch.equal(plain["query"][1], first["query"][1])
+    change = first["query"][0] - plain["query"][0]
+    assert 0 <= change.min() < change.max() < 1
+    generator = seeded()
+    assert not same(episodes.sample(3, generator), episodes.sample(3, generator))
+
+
+def test_augment_gets_all_images_of_the_batch_at_once():
+    seen = []
+    Episodes(coded(), ways=4, queries=2, augment=lambda x: seen.append(x) or x).sample(3, seeded())
+    (x,) = seen
+    assert x.shape == (36, 1, 3, 3)
+    assert (x.min(), x.max()) == (0, 1)
+
+
+def test_kornia_augments_reproducibly():
+    kornia = pytest.importorskip("kornia.augmentation", reason="needs kornia")
+    chance = kornia.AugmentationSequential(
+        kornia.RandomHorizontalFlip(p=0.5), kornia.RandomBrightness((0.5, 1.5), p=1.0)
+    )
+    # kornia draws in torch's default dtype.
+    episodes = Episodes(coded(), queries=2, augment=chance, dtype=torch.get_default_dtype())
+    assert same(episodes.sample(3, seeded(1)), episodes.sample(3, seeded(1)))
+    assert not same(episodes.sample(3, seeded(1)), Episodes(coded(), queries=2).sample(3, seeded(1)))
+    assert not same(episodes.sample(3, seeded(1)), episodes.sample(3, seeded(2)))
+
+
+def test_images_are_normalized_after_augmentation():
+    colours = ImageDataset(
+        torch.randint(256, (8, 3, 2, 2), dtype=torch.uint8), torch.arange(8) % 2, ("a", "b")
+    )
+    few = {"ways": 2, "queries": 3, "dtype": torch.float64}
+    plain = Episodes(colours, **few).sample(2, seeded())["query"][0]
+    mean, std = colours.statistics()
+    found = Episodes(colours, **few, normalize=(mean, std)).sample(2, seeded())["query"][0]
+    for channel in range(3):
+        torch.testing.assert_close(
+            found[:, :, channel], (plain[:, :, channel] - mean[channel]) / std[channel]
+        )
+    doubled = Episodes(colours, **few, normalize=(0.5, 0.25), augment=lambda x: 2 * x).sample(2, seeded())
+    torch.testing.assert_close(doubled["query"][0], (2 * plain - 0.5) / 0.25)
+
+
 def oblong() -> ImageDataset:
-    return ImageDataset(torch.zeros(2, 3, 1, 2, 3, dtype=torch.uint8), ("a", "b"))
+    return ImageDataset(
+        torch.zeros(6, 1, 2, 3, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1, 1]), ("a", "b")
+    )
 
 
 COUNT = "expected a whole number of at least 1, got"
@@ -232,13 +353,52 @@ WRONG = {
     "too many drawings": (
         lambda: Episodes(coded(), shots=3, queries=5),
         (
-            "shots + queries: expected at most the 7 drawings of a class, since support and query share none, "
-            "got 3 + 5 = 8. Ask for fewer queries."
+            "shots + queries: expected at most the 7 images of class '0', since support and query share none, "
+            "got 3 + 5 = 8. Ask for fewer queries, or `select` the classes with more images."
+        ),
+    ),
+    "too few images of one class": (
+        lambda: Episodes(uneven([9, 4, 9]), ways=2, shots=2, queries=3),
+        (
+            "shots + queries: expected at most the 4 images of class '1', since support and query share none, "
+            "got 2 + 3 = 5. Ask for fewer queries, or `select` the classes with more images."
         ),
     ),
     "turning what is not square": (
         lambda: Episodes(oblong(), ways=2, queries=2, rotations=True),
         "rotations: expected square images, got 2x3. Crop the images to squares, or leave rotations out.",
+    ),
+    "one thing to normalize by": (
+        lambda: Episodes(coded(), queries=2, normalize=(0.5,)),  # type: ignore[arg-type]
+        "normalize: expected (mean, standard deviation), got 1 things. Give both, and no more.",
+    ),
+    "means of other channels": (
+        lambda: Episodes(coded(), queries=2, normalize=((0.1, 0.2, 0.3), 1.0)),
+        (
+            "mean of normalize: expected a number, or one for each of the 1 channels, got shape [3]. "
+            "Pass dataset.statistics(), say."
+        ),
+    ),
+    "no finite mean": (
+        lambda: Episodes(coded(), queries=2, normalize=(float("nan"), 1.0)),
+        (
+            "mean of normalize: expected finite numbers, got nan. "
+            "Leave out images without contrast, and compute it again."
+        ),
+    ),
+    "no deviation": (
+        lambda: Episodes(coded(), queries=2, normalize=(0.5, 0.0)),
+        (
+            "standard deviation of normalize: expected finite numbers above 0, got 0.0. "
+            "Leave out images without contrast, and compute it again."
+        ),
+    ),
+    "augment that crops": (
+        lambda: Episodes(coded(), queries=2, augment=lambda x: x[..., 1:]).sample(1, seeded()),
+        (
+            "augment: expected images of the shape they had, [15, 1, 3, 3], got [15, 1, 3, 2]. "
+            "Crop to the size of the images, and keep every image."
+        ),
     ),
     "tasks": (
         lambda: Episodes(coded(), queries=2).sample(0, seeded()),
