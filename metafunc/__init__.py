@@ -1,6 +1,6 @@
 """metafunc: meta-gradients as composable transforms on torch.func."""
 
-from metafunc import data
+from metafunc import data, nets, training
 from metafunc.check import check
 from metafunc.compare import compare
 from metafunc.curvature import CentralDifference, Exact, GaussNewton
@@ -76,9 +76,11 @@ __all__ = [
     "meta_grad",
     "minimizes",
     "nesterov",
+    "nets",
     "newton_cg",
     "optimizer_loop",
     "solves",
+    "training",
     "with_hessian_batch",
     "with_step_keys",
 ]

@@ -52,6 +52,8 @@ class MetaOptimizer:
         scheduler: A learning-rate scheduler of ``optimizer``, stepped after it.
         clip: The largest norm of the meta-gradient that is left alone by :meth:`step`.
         metrics: Functions ``metric(outputs, targets) -> scalar`` by name, taken of the query sets.
+        test_inner: The inner problem of :meth:`adapt` and :meth:`evaluate`, where it is another one than in training:
+            more steps, as is customary. Default: ``inner``.
         adapt: What the inner loop adapts; see :func:`~metafunc.functional`.
         buffers: See :func:`~metafunc.functional`.
         randomness: See :func:`~metafunc.functional`.
@@ -90,6 +92,7 @@ class MetaOptimizer:
         scheduler: Any = None,
         clip: float | None = None,
         metrics: Mapping[str, Callable[[Any, Any], Tensor]] | None = None,
+        test_inner: Callable[[dict[str, Any]], Inner] | None = None,
         adapt: Any = None,
         buffers: Buffers = "batch",
         randomness: Randomness = "error",
@@ -113,12 +116,14 @@ class MetaOptimizer:
             raise errors.out_of_range(
                 "step_randomness", step_randomness, "'same' or 'different'", "spelled so"
             )
-        self.inner: Inner = inner(self.model.problem)
-        if step_randomness == "different" and randomness != "error":
-            self.inner = with_step_keys(self.inner)
+        keyed = step_randomness == "different" and randomness != "error"
+        problems = [inner(self.model.problem), (test_inner or inner)(self.model.problem)]
+        self.inner, test = (with_step_keys(p) if keyed else p for p in problems)
         self.estimator = estimator
         self.steps = 0
+        self._tasks = tasks
         self._adapt = estimator(self.inner)
+        self._test_adapt = estimator(test)
         self._metrics = dict(metrics or {})
         self._seed = seed
         self._checked = False
@@ -145,12 +150,10 @@ class MetaOptimizer:
             tasks: A batch of tasks.
             weight: A factor of the gradient: ``1 / n`` to accumulate over ``n`` batches, or the scale of an AMP scaler.
         """
-        support, query = _sets(tasks)
         theta = self.model.theta
+        support, keys, asked = self._data(tasks)
         self._check(theta, support)
-        keys = self._keys(support)
         with torch.no_grad():
-            asked = {"query": query, "key": keys, "like": self._like(support)}
             result: MetaGrad = self._meta_grad(theta, support, *keys, asked)
         named = dict(self.model.module.named_parameters())
         for name, slope in result.grad.items():
@@ -159,6 +162,25 @@ class MetaOptimizer:
         self.steps += 1
         metrics = {name: value.mean() for name, value in result.aux.items()}
         return MetaStep(result.value, metrics, result.stats)
+
+    def evaluate(self, tasks: Any) -> dict[str, Tensor]:
+        """The outer loss (``"loss"``) and the metrics of every task after adaptation; nothing is changed.
+
+        Args:
+            tasks: A batch of tasks.
+
+        Shapes:
+            [tasks] each.
+        """
+        support, keys, asked = self._data(tasks)
+
+        def one(theta: Params, support: Tree, keys: tuple[Tensor, ...], asked: Tree) -> tuple[Tree, Tree]:
+            loss, metrics = self._outer(self._test_adapt(theta, support, *keys), theta, asked)
+            return (), {"loss": loss, **metrics}
+
+        count = next(len(x) for x in tree.leaves(support) if isinstance(x, Tensor))
+        with torch.no_grad():
+            return self._tasks.map(one, self.model.theta, (support, keys, asked), count)[1]
 
     def adapt(self, support: Any) -> nn.Module:
         """A copy of the module, adapted to one task, for use without any graph.
@@ -171,7 +193,7 @@ class MetaOptimizer:
         """
         keys = self._keys(tree.map(lambda x: x[None], support))
         with torch.no_grad():
-            phi: Params = self._adapt(self.model.theta, support, *tree.index(keys, 0))
+            phi: Params = self._test_adapt(self.model.theta, support, *tree.index(keys, 0))
         adapted = copy.deepcopy(self.model.module)
         named = dict(adapted.named_parameters())
         for name, value in phi.items():
@@ -218,6 +240,12 @@ class MetaOptimizer:
         loss = self.model.loss_fn(outputs, targets)
         fixed = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, outputs)
         return loss, {name: metric(fixed, targets) for name, metric in self._metrics.items()}
+
+    def _data(self, tasks: Any) -> tuple[Tree, tuple[Tensor, ...], Tree]:
+        """Support sets, keys, and what :meth:`_outer` is asked."""
+        support, query = _sets(tasks)
+        keys = self._keys(support)
+        return support, keys, {"query": query, "key": keys, "like": self._like(support)}
 
     def _like(self, support: Tree) -> Tree:
         """The inputs with whose statistics the query set is normalised, ``None`` for its own."""

@@ -26,6 +26,7 @@ MATRIX, ERRORS, META = "tests/test_composition.py", "tests/test_errors.py", "tes
 
 FUNCTIONAL, OPTIMIZER = "tests/test_functional.py", "tests/test_meta_optimizer.py"
 CHAIN = "tests/test_imperative.py"
+TRAIN, PICTURES = "tests/training/test_train.py", "tests/training/test_pictures.py"
 
 
 class Mutation(NamedTuple):
@@ -150,6 +151,29 @@ MUTATIONS = [
     Mutation("meta_optimizer.py", "slope if parameter.grad is None else parameter.grad + slope", "slope", OPTIMIZER),
     Mutation("meta_optimizer.py", "self._seed * 1_000_003 + self.steps", "self._seed * 1_000_003", OPTIMIZER),
     Mutation("meta_optimizer.py", 'torch.set_rng_state(state["random"].cpu())', "pass", OPTIMIZER),
+    Mutation("meta_optimizer.py", "(test_inner or inner)(self.model.problem)", "inner(self.model.problem)", OPTIMIZER),
+    Mutation("meta_optimizer.py", "self._outer(self._test_adapt(theta", "self._outer(self._adapt(theta", OPTIMIZER),
+    Mutation("training/train.py", "if last or state.step % log_every == 0", "if state.step % log_every == 0", TRAIN),
+    Mutation("training/train.py", "self.state.step or None", "None", TRAIN),
+    Mutation("training/train.py", "not isfinite(row[\"loss\"])", "False", TRAIN),
+    Mutation("training/train.py", "and self.state.sound:", ":", TRAIN),
+    Mutation("training/train.py", 'None if stopped == "interrupted" else', "None if True else", TRAIN),
+    Mutation("training/train.py", "self.state.stale >= patience", "self.state.stale > patience", TRAIN),
+    Mutation("training/train.py", "if old != settings", "if False", TRAIN),
+    Mutation("training/state.py", 'draws.set_state(found["draws"])', "pass", TRAIN),
+    Mutation("training/state.py", "self.pending.clear()", "pass", TRAIN),
+    Mutation("training/state.py", "self.stale = 0 if better", "self.stale = self.stale if better", TRAIN),
+    Mutation("training/record.py", 'int(row["step"]) <= last', "True", TRAIN),
+    Mutation("training/record.py", "purge_step=last + 1", "purge_step=None", TRAIN),
+    Mutation("training/validation.py", "new > old if self.higher_is_better else new < old", "new > old", TRAIN),
+    Mutation("training/evaluate.py", "1.96 * spread / sqrt(len(values))", "1.96 * spread / len(values)", TRAIN),
+    Mutation("training/evaluate.py", "min(batch, count - start)", "batch", TRAIN),
+    Mutation("training/interrupt.py", "self.asked = True\n        self._restore()", "self.asked = True", TRAIN),
+    Mutation("training/checkpoint.py", "weights_only=True", "weights_only=False", TRAIN),
+    Mutation("training/pictures.py", "_GOOD if good else _BAD for good", "_BAD if good else _GOOD for good", PICTURES),
+    Mutation("training/pictures.py", "i + reach + 1", "i + reach", PICTURES),
+    Mutation("nets.py", "(side // 2**blocks) ** 2", "(side // 2**blocks)", "tests/test_nets.py"),
+    Mutation("nets.py", "track_running_stats=False", "track_running_stats=True", "tests/test_nets.py"),
     Mutation("meta_optimizer.py", "if strangers:", "if False:", OPTIMIZER),
     Mutation("meta_optimizer.py", "self.scheduler.load_state_dict", "self.scheduler.state_dict() or print", OPTIMIZER),
     Mutation("interop/learner.py", "p - r * g for p, r, g in steps", "p - r * g.detach() for p, r, g in steps", "tests/interop/test_learn2learn.py"),

@@ -116,6 +116,37 @@ def test_a_scheduler_and_pairs_of_sets() -> None:
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("batching", [mf.Vmap(), mf.Vmap(chunk=3), mf.Loop()], ids=repr)
+def test_evaluation_is_that_of_adapted_copies(batching: Any) -> None:
+    """With the inner problem of the test, here of more steps, and without a trace in the module."""
+    module, batch = net(), tasks()
+    meta = meta_for(
+        module,
+        tasks=batching,
+        metrics={"accuracy": accuracy},
+        test_inner=lambda problem: mf.gradient_descent(**problem, lr=LR, steps=2 * STEPS),
+    )
+    before = [p.clone() for p in module.parameters()]
+    found = meta.evaluate(batch)
+    assert set(found) == {"loss", "accuracy"}
+    for i in range(TASKS):
+        task = {name: tuple(x[i] for x in batch[name]) for name in ("support", "query")}
+        phi = {name: p.detach() for name, p in module.named_parameters()}
+        for _ in range(2 * STEPS):
+            phi = {name: p.requires_grad_() for name, p in phi.items()}
+            loss = F.cross_entropy(functional_call(module, phi, (task["support"][0],)), task["support"][1])
+            slopes = torch.autograd.grad(loss, list(phi.values()))
+            phi = {n: (p - LR * g).detach() for (n, p), g in zip(phi.items(), slopes, strict=True)}
+        for copied, expected in zip(meta.adapt(task["support"]).parameters(), phi.values(), strict=True):
+            close(copied.detach(), expected, 1e-10)
+        outputs = functional_call(module, phi, (task["query"][0],))
+        close(found["loss"][i], F.cross_entropy(outputs, task["query"][1]), 1e-10)
+        close(found["accuracy"][i], accuracy(outputs, task["query"][1]), 1e-12)
+    assert all(torch.equal(p, b) and p.grad is None for p, b in zip(module.parameters(), before, strict=True))
+    assert meta.steps == 0
+    close(meta.step(batch).loss, by_hand(net(), batch)[0].detach(), 1e-10)  # training keeps its own steps
+
+
 def test_an_adapted_copy_for_deployment() -> None:
     module = net()
     meta = meta_for(module, adapt="3")

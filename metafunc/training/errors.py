@@ -1,0 +1,73 @@
+"""The messages of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def out_of_range(name: str, value: Any, expected: str) -> ValueError:
+    """A number that cannot be worked with."""
+    return ValueError(f"{name}: expected {expected}, got {value!r}. Give {name} such a value.")
+
+
+def not_a_sampler(name: str, value: Any) -> TypeError:
+    """Something that draws no tasks."""
+    return TypeError(
+        f"{name}: expected an object with sample(tasks, generator), such as mf.data.Episodes(...), "
+        f"got {type(value).__name__}. Wrap your data in a class with that method."
+    )
+
+
+def not_a_learner(value: Any, missing: Iterable[str]) -> TypeError:
+    """Something that cannot be trained."""
+    return TypeError(
+        f"learner: expected an object with step, evaluate, state_dict and load_state_dict, such as mf.MetaOptimizer, "
+        f"got {type(value).__name__} without {', '.join(missing)}. Add what is missing."
+    )
+
+
+def unknown_monitor(monitor: str, known: Iterable[str]) -> ValueError:
+    """A figure that the learner does not report."""
+    return ValueError(
+        f"monitor: expected one of {', '.join(known)}, got {monitor!r}. "
+        f"Name a figure that learner.evaluate returns, or add it there (metrics= of mf.MetaOptimizer)."
+    )
+
+
+def not_finite(step: int, loss: float, folder: Path, saved: int | None) -> FloatingPointError:
+    """A diverged run."""
+    kept = (
+        "nothing was saved yet" if saved is None else f"{folder / 'last.pt'} holds step {saved}, from before"
+    )
+    return FloatingPointError(
+        f"loss at meta-step {step}: expected a finite number, got {loss}; {kept}. "
+        f"Lower the inner or the outer learning rate, or clip the meta-gradient (clip= of mf.MetaOptimizer)."
+    )
+
+
+def other_settings(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> ValueError:
+    """A folder that holds another run."""
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    changes = ", ".join(f"{name}={new.get(name)!r} (there: {old.get(name)!r})" for name in names)
+    return ValueError(
+        f"folder: expected a new folder or one of a run with the same settings, got {str(folder)!r} and {changes}. "
+        f"Name another folder, give the settings of that run, or start it anew with restart=True."
+    )
+
+
+def not_a_checkpoint(path: Path, reason: str) -> ValueError:
+    """A file that cannot be read back."""
+    return ValueError(
+        f"{path}: expected a checkpoint of this library, got a file that cannot be read ({reason}). "
+        f"Remove it to begin anew, or name another folder."
+    )
+
+
+def missing_package(package: str, purpose: str, otherwise: str) -> ImportError:
+    """A package of the extra ``train`` that is not installed."""
+    return ImportError(
+        f"{package}: expected this package for {purpose}, but it is not installed. "
+        f"Run `pip install 'metafunc[train]'`, or {otherwise}."
+    )
