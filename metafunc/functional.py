@@ -7,13 +7,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
-from metafunc import autodiff, errors
-from metafunc.norms import Recording, Replaying
+from metafunc import autodiff, errors, tree
+from metafunc.norms import InFull, Recording, Replaying
 from metafunc.randomness import Keyed
 
 Params = dict[str, Tensor]
@@ -28,6 +29,7 @@ def functional(
     adapt: nn.Module | str | Iterable[nn.Module | str] | None = None,
     buffers: Buffers = "batch",
     randomness: Randomness = "error",
+    autocast: torch.dtype | None = None,
 ) -> Functional:
     """A module and a loss as functions of parameters, for inner problems; the module itself is never changed.
 
@@ -55,6 +57,10 @@ def functional(
             :meth:`Functional.__call__`), the same one or a different one for every task, and the same in every inner
             step (:func:`~metafunc.with_step_keys` makes the steps differ). The mask is a function of the key, so that
             looped, mapped, chunked and recomputed runs are equal.
+        autocast: Mixed precision: the module runs under ``torch.autocast`` in this dtype, usually ``torch.bfloat16``,
+            which needs no scaling of the loss. Its outputs are turned back, so that the loss, the inner steps and the
+            meta-gradient are in the precision of the parameters. (A ``torch.autocast`` around a whole meta-step would
+            cover the backward passes in it too, which torch does not support.)
 
     Raises:
         TypeError, ValueError: If there is nothing to adapt, a name is unknown, or an option is none.
@@ -74,11 +80,15 @@ def functional(
     ):
         if value not in options:
             raise errors.out_of_range(name, value, " or ".join(map(repr, options)), "spelled so")
+    if autocast is not None and autocast not in (torch.bfloat16, torch.float16):
+        raise errors.out_of_range(
+            "autocast", autocast, "torch.bfloat16, torch.float16 or None", "e.g. bfloat16"
+        )
     trained = [name for name, p in module.named_parameters() if p.requires_grad]
     if not trained:
         raise errors.nothing_to_train(type(module).__name__)
     chosen = None if adapt is None else _chosen(module, trained, adapt)
-    return Functional(module, loss_fn, chosen, buffers, randomness)
+    return Functional(module, loss_fn, chosen, buffers, randomness, autocast)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,6 +101,7 @@ class Functional:
         adapted: The names of the parameters that the inner loop adapts; ``None`` for all.
         buffers: See :func:`functional`.
         randomness: See :func:`functional`.
+        autocast: See :func:`functional`.
     """
 
     module: nn.Module
@@ -98,6 +109,7 @@ class Functional:
     adapted: tuple[str, ...] | None
     buffers: Buffers
     randomness: Randomness
+    autocast: torch.dtype | None
 
     @property
     def theta(self) -> Params:
@@ -158,12 +170,25 @@ class Functional:
         before = {name: _version(b) for name, b in self.module.named_buffers()}
         # Fused attention has no second derivative and no batching rule.
         keyed = Keyed(None if self.randomness == "error" else key)
-        with self._policies(), norms, keyed, sdpa_kernel(SDPBackend.MATH):
+        with self._policies(), norms, keyed, sdpa_kernel(SDPBackend.MATH), self._precision():
             found = functional_call(self.module, dict(params), args, kwargs)
         written = [name for name, b in self.module.named_buffers() if _version(b) != before[name]]
         if written:
             raise errors.buffer_written(written[0])
-        return found
+        return found if self.autocast is None else tree.map(self._turned_back, found)
+
+    @contextmanager
+    def _precision(self) -> Generator[None]:
+        if self.autocast is None:
+            yield
+            return
+        device = next(self.module.parameters()).device.type
+        # What torch has cast already it would take from its cache, without the derivative of this call.
+        with torch.autocast(device, dtype=self.autocast, cache_enabled=False), InFull():
+            yield
+
+    def _turned_back(self, output: Any) -> Any:
+        return output.float() if isinstance(output, Tensor) and output.dtype == self.autocast else output
 
     @contextmanager
     def _policies(self) -> Generator[None]:

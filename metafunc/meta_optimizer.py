@@ -58,6 +58,7 @@ class MetaOptimizer:
         buffers: See :func:`~metafunc.functional`.
         randomness: See :func:`~metafunc.functional`.
         step_randomness: Whether dropout draws the ``"same"`` or ``"different"`` numbers in the inner steps of a task.
+        autocast: See :func:`~metafunc.functional`.
         seed: Of the keys that dropout draws from.
 
     A learned hyperparameter is a parameter of the module that ``inner`` reads from ``theta``, by its name:
@@ -97,10 +98,11 @@ class MetaOptimizer:
         buffers: Buffers = "batch",
         randomness: Randomness = "error",
         step_randomness: Literal["same", "different"] = "same",
+        autocast: torch.dtype | None = None,
         seed: int = 0,
     ) -> None:
         self.model: Functional = functional(
-            module, loss_fn, adapt=adapt, buffers=buffers, randomness=randomness
+            module, loss_fn, adapt=adapt, buffers=buffers, randomness=randomness, autocast=autocast
         )
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise errors.not_a("optimizer", "a torch.optim optimizer of the module's parameters", optimizer)

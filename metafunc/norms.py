@@ -1,10 +1,11 @@
-"""The statistics with which batch norms normalise, taken from one pass and used in another."""
+"""Batch norms: their statistics, taken from one pass and used in another, and their precision."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -30,6 +31,20 @@ class Recording(TorchFunctionMode):
             x: Tensor = args[0]
             axes = [i for i in range(x.ndim) if i != 1]
             self.found.append((x.mean(axes), x.var(axes)))
+        return func(*args, **(kwargs or {}))
+
+
+class InFull(TorchFunctionMode):
+    """Within it batch and instance norms compute in single precision, whatever precision their inputs have.
+
+    As autocast recommends; torch cannot map the derivative of those with inputs and weights of two precisions.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (F.batch_norm, F.instance_norm) and args[0].dtype in (torch.bfloat16, torch.float16):
+            args = (args[0].float(), *args[1:])
         return func(*args, **(kwargs or {}))
 
 

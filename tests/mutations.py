@@ -26,6 +26,7 @@ MATRIX, ERRORS, META = "tests/test_composition.py", "tests/test_errors.py", "tes
 
 FUNCTIONAL, OPTIMIZER = "tests/test_functional.py", "tests/test_meta_optimizer.py"
 CHAIN = "tests/test_imperative.py"
+EPISODES = "tests/data/test_episodes.py"
 TRAIN, PICTURES = "tests/training/test_train.py", "tests/training/test_pictures.py"
 
 
@@ -174,6 +175,21 @@ MUTATIONS = [
     Mutation("training/pictures.py", "i + reach + 1", "i + reach", PICTURES),
     Mutation("nets.py", "(side // 2**blocks) ** 2", "(side // 2**blocks)", "tests/test_nets.py"),
     Mutation("nets.py", "track_running_stats=False", "track_running_stats=True", "tests/test_nets.py"),
+    Mutation("data/dataset.py", "argsort(stable=True)[foreign:]", "argsort(stable=True)", "tests/data/test_dataset.py"),
+    Mutation("data/dataset.py", "sizes.cumsum(0) - sizes", "sizes.cumsum(0)", "tests/data/"),
+    Mutation("data/episodes.py", "unit.masked_fill(beyond, -1.0)", "unit", EPISODES),
+    Mutation("data/episodes.py", "held if self.device is None else torch.device(self.device)", "held", EPISODES),
+    Mutation("data/augmentation.py", "torch.default_generator.manual_seed(int(seed))", "pass", EPISODES),
+    Mutation("data/linear_regression.py", "spectrum.sqrt()", "spectrum", "tests/data/test_linear_regression.py"),
+    Mutation("data/quadratics.py", "self.noise / self.dimension**0.5", "self.noise", "tests/data/test_quadratics.py"),
+    Mutation("data/life_expectancy.py", 'lives[own["train"]]', "lives[own[self.split]]", "tests/data/test_life_expectancy.py"),
+    Mutation("data/formats/unpickle.py", "known = _KNOWN.get((module_name, global_name))", "known = _KNOWN.get((module_name, global_name)) or super().find_class(module_name, global_name)", "tests/data/formats/test_unpickle.py"),
+    Mutation("data/formats/unpickle.py", "if dtype.hasobject:", "if False:", "tests/data/formats/test_unpickle.py"),
+    Mutation("data/formats/omniglot.py", 'return 255 - decode(stream, where, "L")', 'return decode(stream, where, "L")', "tests/data/formats/test_find.py"),
+    Mutation("data/formats/phase_pickles.py", 'and not name.endswith("_train_phase")', "", "tests/data/formats/test_pickles.py"),
+    Mutation("data/cache.py", "shared=False", "shared=True", "tests/data/test_read.py"),
+    Mutation("data/outline.py", "if name in home:", "if False:", "tests/data/test_report.py"),
+    Mutation("data/download.py", "appends = response.status == 206", "appends = done > 0", "tests/data/test_download.py"),
     Mutation("meta_optimizer.py", "if strangers:", "if False:", OPTIMIZER),
     Mutation("meta_optimizer.py", "self.scheduler.load_state_dict", "self.scheduler.state_dict() or print", OPTIMIZER),
     Mutation("interop/learner.py", "p - r * g for p, r, g in steps", "p - r * g.detach() for p, r, g in steps", "tests/interop/test_learn2learn.py"),

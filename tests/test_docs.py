@@ -84,3 +84,10 @@ def test_the_readme_is_short() -> None:
 def test_every_public_name_has_a_docstring() -> None:
     for name in mf.__all__:
         assert getattr(mf, name).__doc__, name
+
+
+@pytest.mark.usefixtures("single_precision")
+def test_examples() -> None:
+    names = run("docs/examples.md")
+    assert names["run"].steps == 10 and names["run"].stopped == "finished"
+    assert (Path(names["folder"]) / "curves.png").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -60,8 +59,6 @@ def train(
     settings: Mapping[str, Any] | None = None,
     log_every: int = 10,
     save_seconds: float = 60.0,
-    autocast: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
     tensorboard: bool = True,
     show: bool = True,
     restart: bool = False,
@@ -86,9 +83,6 @@ def train(
         settings: What the run was made with, as JSON can hold it. A run that goes on has to have the same.
         log_every: Meta-steps between rows of ``training.csv``. The figures of a GPU are fetched no more often.
         save_seconds: Time between checkpoints.
-        autocast: The lower precision of mixed precision, usually ``torch.bfloat16``, which needs no scaling of the
-            loss; ``None`` for none.
-        device: The kind of device that ``autocast`` is for.
         tensorboard: Whether to write TensorBoard's events too.
         show: Whether to show a progress bar and validation scores, on standard error.
         restart: Whether a run that is in the folder is thrown away.
@@ -111,9 +105,7 @@ def train(
     for name, value in (("steps", steps), ("batch", batch), ("log_every", log_every)):
         check_positive(name, value)
     path = _prepared(Path(folder), dict(settings or {}), restart)
-    training = _Training(
-        learner, tasks, path, seed, validation, autocast, torch.device(device).type, tensorboard
-    )
+    training = _Training(learner, tasks, path, seed, validation, tensorboard)
     with Interrupt() as interrupt, Display(steps, training.state.step, show) as display:
         stopped = training.run(steps, batch, log_every, save_seconds, interrupt, display)
     return training.ended(stopped)
@@ -129,12 +121,9 @@ class _Training:
         folder: Path,
         seed: int,
         validation: Validation | None,
-        autocast: torch.dtype | None,
-        device: str,
         tensorboard: bool,
     ) -> None:
         self.learner, self.tasks, self.folder, self.validation = learner, tasks, folder, validation
-        self.autocast, self.device = autocast, device
         self.draws = torch.Generator().manual_seed(seed)
         self.state = State.resume(folder, learner, self.draws)
         self.saved = self.state.step or None
@@ -158,8 +147,7 @@ class _Training:
         if validation is not None and state.step == 0:
             self.validate(validation, display)
         while state.step < steps and not interrupt.asked and not self.given_up:
-            with self.precision():
-                outcome = self.learner.step(self.tasks.sample(batch, self.draws))
+            outcome = self.learner.step(self.tasks.sample(batch, self.draws))
             state.note(outcome)
             display.advance(state.step)
             last = state.step == steps
@@ -187,10 +175,9 @@ class _Training:
     def validate(self, validation: Validation, display: Display) -> None:
         """Scores the learner, and keeps it if there was none better."""
         state, monitor = self.state, validation.monitor
-        with self.precision():
-            scores = evaluate(
-                self.learner, validation.tasks, validation.count, batch=validation.batch, seed=validation.seed
-            )
+        scores = evaluate(
+            self.learner, validation.tasks, validation.count, batch=validation.batch, seed=validation.seed
+        )
         if monitor not in scores:
             raise errors.unknown_monitor(monitor, scores)
         row: dict[str, Any] = {"step": state.step, "seconds": round(time.monotonic() - self.clock, 2)}
@@ -231,10 +218,6 @@ class _Training:
         """Whether validation has not improved for long enough."""
         patience = None if self.validation is None else self.validation.patience
         return patience is not None and self.state.stale >= patience
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """Mixed precision, where it is asked for."""
-        return nullcontext() if self.autocast is None else torch.autocast(self.device, dtype=self.autocast)
 
 
 def _prepared(folder: Path, settings: dict[str, Any], restart: bool) -> Path:

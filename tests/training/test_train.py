@@ -275,16 +275,6 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "training.csv").exists(), "refused before any work"
 
 
-def test_mixed_precision_trains_in_it(tmp_path: Path) -> None:
-    """bfloat16 has 8 bits: the loss differs from that in float32 by less than a few of its roundings, but differs."""
-    half, full = learner(), learner()
-    train(half, tasks(), steps=1, folder=tmp_path / "half", autocast=torch.bfloat16, log_every=1, **QUIET)
-    train(full, tasks(), steps=1, folder=tmp_path / "full", log_every=1, **QUIET)
-    a, b = (float(rows(tmp_path / f / "training.csv")[0]["loss"]) for f in ("half", "full"))
-    assert a != b and a == pytest.approx(b, rel=0.05)
-    assert all(p.dtype == torch.float32 and p.grad is not None for p in half.model.module.parameters())
-
-
 def test_tensorboard_has_the_figures_of_the_tables(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
