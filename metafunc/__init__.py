@@ -1,6 +1,6 @@
 """metafunc: meta-gradients as composable transforms on torch.func."""
 
-from metafunc import data, nets, training
+from metafunc import bayes, data, nets, optim, training
 from metafunc.check import check
 from metafunc.compare import compare
 from metafunc.curvature import CentralDifference, Exact, GaussNewton
@@ -67,6 +67,7 @@ __all__ = [
     "Vmap",
     "ZeroGradientError",
     "adam",
+    "bayes",
     "check",
     "compare",
     "data",
@@ -78,6 +79,7 @@ __all__ = [
     "nesterov",
     "nets",
     "newton_cg",
+    "optim",
     "optimizer_loop",
     "solves",
     "training",

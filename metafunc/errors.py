@@ -415,13 +415,13 @@ def no_sets(got: str) -> ValueError:
     )
 
 
-def parameters_of_another(strangers: int, count: int) -> ValueError:
+def parameters_of_another(name: str, strangers: int, count: int) -> ValueError:
     return ValueError(
         _say(
             "optimizer",
-            "an optimizer of the module's own parameters",
-            f"one in which {strangers} of {count} parameters are not the module's",
-            "build it from module.parameters(), after the module was moved to its device",
+            f"an optimizer of the {name}'s own parameters",
+            f"one in which {strangers} of {count} parameters are not the {name}'s",
+            f"build it from {name}.parameters(), after the {name} was moved to its device",
         )
     )
 

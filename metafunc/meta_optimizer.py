@@ -16,6 +16,7 @@ from metafunc.estimators import Explicit
 from metafunc.functional import Buffers, Functional, Params, Randomness, arguments, functional
 from metafunc.inner import Inner
 from metafunc.metagrad import Batching, MetaGrad, Vmap, meta_grad
+from metafunc.outer import check_outer, count, sets, update
 from metafunc.rule import Stats
 from metafunc.step_keys import with_step_keys
 from metafunc.tree import Tree
@@ -104,13 +105,9 @@ class MetaOptimizer:
         self.model: Functional = functional(
             module, loss_fn, adapt=adapt, buffers=buffers, randomness=randomness, autocast=autocast
         )
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise errors.not_a("optimizer", "a torch.optim optimizer of the module's parameters", optimizer)
         if not isinstance(tasks, Batching):
             raise errors.not_a("tasks", "Vmap(), Vmap(chunk=...) or Loop()", tasks)
-        if clip is not None and not clip > 0:
-            raise errors.out_of_range("clip", clip, "a positive number or None", "e.g. clip=10.0")
-        _check_parameters(module, optimizer)
+        check_outer(module, optimizer, clip)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.clip = clip
@@ -135,13 +132,7 @@ class MetaOptimizer:
         """One meta-step: gradients, clipping, and the update of the module's parameters."""
         self.optimizer.zero_grad()
         found = self.backward(tasks)
-        params = [p for group in self.optimizer.param_groups for p in group["params"]]
-        limit = float("inf") if self.clip is None else self.clip
-        size = torch.nn.utils.clip_grad_norm_(params, limit)
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        return found._replace(grad_norm=size)
+        return found._replace(grad_norm=update(self.optimizer, self.scheduler, self.clip))
 
     def backward(self, tasks: Any, weight: float | Tensor = 1.0) -> MetaStep:
         """Add the meta-gradient to ``.grad`` of the module's parameters, and do nothing else.
@@ -180,9 +171,8 @@ class MetaOptimizer:
             loss, metrics = self._outer(self._test_adapt(theta, support, *keys), theta, asked)
             return (), {"loss": loss, **metrics}
 
-        count = next(len(x) for x in tree.leaves(support) if isinstance(x, Tensor))
         with torch.no_grad():
-            return self._tasks.map(one, self.model.theta, (support, keys, asked), count)[1]
+            return self._tasks.map(one, self.model.theta, (support, keys, asked), count(support))[1]
 
     def adapt(self, support: Any) -> nn.Module:
         """A copy of the module, adapted to one task, for use without any graph.
@@ -245,7 +235,7 @@ class MetaOptimizer:
 
     def _data(self, tasks: Any) -> tuple[Tree, tuple[Tensor, ...], Tree]:
         """Support sets, keys, and what :meth:`_outer` is asked."""
-        support, query = _sets(tasks)
+        support, query = sets(tasks)
         keys = self._keys(support)
         return support, keys, {"query": query, "key": keys, "like": self._like(support)}
 
@@ -288,23 +278,3 @@ def _take_statistics(module: nn.Module, inputs: Any) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval()
         norm.momentum = momentum
-
-
-def _sets(tasks: Any) -> tuple[Tree, Tree]:
-    """Support and query of a batch of tasks."""
-    given: Any = tasks
-    if isinstance(tasks, dict):
-        if not {"support", "query"} <= set(given):
-            raise errors.no_sets(f"a mapping with {sorted(map(str, given))}")
-        return given["support"], given["query"]
-    if not isinstance(tasks, tuple | list) or len(given) != 2:
-        raise errors.no_sets(errors.describe(given))
-    return given[0], given[1]
-
-
-def _check_parameters(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    own = {id(p) for p in module.parameters()}
-    given = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    strangers = sum(p not in own for p in given)
-    if strangers:
-        raise errors.parameters_of_another(strangers, len(given))

@@ -194,7 +194,9 @@ def test_colour_images_keep_their_channels():
 
 def test_tasks_are_where_they_are_asked_for() -> None:
     """The device without memory stands in for a GPU; the data set stays where it is."""
-    tasks = Episodes(coded(), queries=2, rotations=True, normalize=(0.5, 0.5), device="meta").sample(5, seeded())
+    tasks = Episodes(coded(), queries=2, rotations=True, normalize=(0.5, 0.5), device="meta").sample(
+        5, seeded()
+    )
     assert all(x.device.type == "meta" for part in (tasks["support"], tasks["query"]) for x in part)
     assert tasks["support"][0].shape == (5, 5, 1, 3, 3)
 

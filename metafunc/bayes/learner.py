@@ -1,0 +1,220 @@
+"""Meta-training of a prior with any estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metafunc import tree
+from metafunc.bayes import errors
+from metafunc.bayes.elbo import Elbo
+from metafunc.bayes.gaussian import Gaussian
+from metafunc.bayes.module import Prior
+from metafunc.bayes.noise import noise
+from metafunc.bayes.predict import predict
+from metafunc.estimator import Estimator
+from metafunc.estimators import Explicit
+from metafunc.functional import Functional, functional
+from metafunc.inner import Inner
+from metafunc.meta_optimizer import MetaStep
+from metafunc.metagrad import Batching, Vmap, meta_grad
+from metafunc.outer import check_outer, count, sets, update
+from metafunc.tree import Tree
+
+
+class BayesianLearner:
+    """Posteriors of tasks, meta-gradient and update of their prior, around a module and a ``torch.optim`` optimizer.
+
+    What :class:`~metafunc.MetaOptimizer` is to point estimates. The outer loss is the expected loss of the query set
+    under the posterior, which bounds the posterior predictive's from above (Jensen), with samples of their own.
+
+    With ``Explicit()`` and ``hyperprior=`` this is ABML as ibaml compares to, with ``Implicit()`` it is iBaML.
+
+    Source: ibaml, Algorithm 1; Ravi and Beatson 2019.
+
+    Args:
+        prior: A :class:`Prior`.
+        loss_fn: ``loss_fn(outputs, targets) -> scalar``, a negative log-likelihood, for support and query sets.
+        optimizer: A ``torch.optim`` optimizer of the prior's parameters.
+        inner: From a problem to an inner problem: ``lambda p: mf.gradient_descent(**p, lr=0.01, steps=5)``.
+        estimator: How the meta-gradient is made.
+        kl_weight: As for :class:`Elbo`: for a mean loss, 1 over the size of the support set.
+        samples: Of the posterior in training, for each of inner and outer loss.
+        test_samples: The same for :meth:`evaluate` and :meth:`predict`.
+        antithetic: As for :func:`noise`.
+        variance: As for :class:`Elbo`.
+        sampling: As for :class:`Elbo`.
+        hyperprior: A function of ``theta`` that is added to the outer loss, see :func:`gamma_hyperprior`.
+        tasks: How the tasks of a batch are run: ``Vmap()``, ``Vmap(chunk=...)`` or ``Loop()``, equal in result.
+        scheduler: A learning-rate scheduler of ``optimizer``, stepped after it.
+        clip: The largest norm of the meta-gradient that is left alone.
+        metrics: Functions ``metric(outputs, targets) -> scalar`` by name, of the outputs of all samples, samples first.
+        test_inner: The inner problem of :meth:`evaluate` and :meth:`predict`. Default: ``inner``.
+        seed: Of the noise.
+
+    Raises:
+        TypeError, ValueError: If an argument is of another kind or out of range.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        loss_fn: Callable[[Any, Any], Tensor],
+        optimizer: torch.optim.Optimizer,
+        inner: Callable[[dict[str, Any]], Inner],
+        estimator: Estimator = Explicit(),
+        *,
+        kl_weight: float,
+        samples: int = 5,
+        test_samples: int = 10,
+        antithetic: bool = False,
+        variance: float | None = None,
+        sampling: Batching = Vmap(),
+        hyperprior: Callable[[Gaussian], Tensor] | None = None,
+        tasks: Batching = Vmap(),
+        scheduler: Any = None,
+        clip: float | None = None,
+        metrics: Mapping[str, Callable[[Any, Any], Tensor]] | None = None,
+        test_inner: Callable[[dict[str, Any]], Inner] | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not isinstance(prior, Prior):
+            raise errors.not_a("prior", "an mf.bayes.Prior", prior)
+        check_outer(prior, optimizer, clip, "prior")
+        self.prior, self.optimizer, self.scheduler, self.clip = prior, optimizer, scheduler, clip
+        self.model: Functional = functional(prior.module, loss_fn)
+        self.elbo = Elbo(self.model, kl_weight, variance, sampling)
+        self.inner, self.estimator = inner(self.elbo.problem), estimator
+        self.steps = 0
+        self._hyperprior = hyperprior
+        self._tasks = tasks
+        self._metrics = dict(metrics or {})
+        self._seed = seed
+        self._draws = {"train": samples, "test": test_samples}, antithetic
+        for size in (samples, test_samples):  # now, and not after the first batch was drawn
+            noise(torch.zeros(1), size, torch.Generator(), antithetic=antithetic)
+        adapt = estimator(self.inner)
+        self._test_adapt = estimator((test_inner or inner)(self.elbo.problem))
+        self._meta_grad = meta_grad(self._outer, adapt, tasks=tasks, has_aux=True, with_theta=True)
+
+    def step(self, tasks: Any) -> MetaStep:
+        """One meta-step: gradients, clipping, and the update of the prior.
+
+        Args:
+            tasks: A dict with ``"support"`` and ``"query"``, or a pair of these; each is ``(inputs, targets)`` with a
+                leading axis of tasks.
+        """
+        self.optimizer.zero_grad()
+        support, query = sets(tasks)
+        tasks_here, theta = count(support), self.prior.theta
+        draws = torch.Generator(self._device).manual_seed((self._seed * 1_000_003 + self.steps) % 2**62)
+        inside, outside = (self._noise("train", tasks_here, draws) for _ in range(2))
+        with torch.no_grad():
+            result = self._meta_grad(theta, support, inside, (query, outside))
+        for part, named in self.prior.parts.items():
+            for name, parameter in named.items():
+                if parameter.requires_grad:
+                    parameter.grad = result.grad[part][name]
+        size = update(self.optimizer, self.scheduler, self.clip)
+        self.steps += 1
+        metrics = {name: value.mean() for name, value in result.aux.items()}
+        return MetaStep(result.value, metrics, result.stats, size)
+
+    def evaluate(self, tasks: Any) -> dict[str, Tensor]:
+        """The expected loss (``"loss"``) and the metrics of every task's query set; nothing is changed.
+
+        The noise is the same at every call.
+
+        Args:
+            tasks: As for :meth:`step`.
+
+        Shapes:
+            [tasks] each.
+        """
+
+        def one(theta: Gaussian, support: Tree, inside: Tree, query: Tree) -> tuple[Tree, Tree]:
+            outputs, losses = self._answers(self._test_adapt(theta, support, inside), *query)
+            return (), {"loss": losses.mean(), **self._measure(outputs, query[0][1])}
+
+        return self._test(one, tasks)
+
+    def predict(self, tasks: Any) -> Tree:
+        """The outputs of every sample for every task's query set, for :func:`calibration` or :func:`regression`.
+
+        Args:
+            tasks: As for :meth:`step`.
+
+        Shapes:
+            [tasks, samples, ...].
+        """
+
+        def one(theta: Gaussian, support: Tree, inside: Tree, query: Tree) -> tuple[Tree, Tree]:
+            return (), self._answers(self._test_adapt(theta, support, inside), *query)[0]
+
+        return self._test(one, tasks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on as if it had never stopped."""
+        return {
+            "prior": self.prior.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "steps": self.steps,
+            "seed": self._seed,
+            "made by": self._made_by,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: If the state is that of another estimator or inner problem.
+        """
+        if state.get("made by") != self._made_by:
+            raise errors.state_of_another(self._made_by, state.get("made by"))
+        self.prior.load_state_dict(state["prior"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.steps, self._seed = state["steps"], state["seed"]
+
+    @property
+    def _made_by(self) -> str:
+        return f"Bayesian {self.estimator!r}({self.inner.name})"
+
+    @property
+    def _device(self) -> torch.device:
+        return tree.leaves(self.prior.theta)[0].device
+
+    def _noise(self, kind: str, tasks: int, draws: torch.Generator) -> Tree:
+        samples, antithetic = self._draws
+        return noise(self.prior.theta["mean"], samples[kind], draws, tasks=tasks, antithetic=antithetic)
+
+    def _outer(self, phi: Gaussian, theta: Gaussian, query: Tree) -> tuple[Tensor, dict[str, Tensor]]:
+        outputs, losses = self._answers(phi, *query)
+        fixed = tree.map(lambda x: x.detach(), outputs)
+        loss = losses.mean() if self._hyperprior is None else losses.mean() + self._hyperprior(theta)
+        return loss, self._measure(fixed, query[0][1])
+
+    def _answers(self, phi: Gaussian, batch: Tree, z: Tree) -> tuple[Tree, Tensor]:
+        """The outputs and the loss of every sample."""
+
+        def both(params: Tree, batch: Tree) -> tuple[Tree, Tensor]:
+            outputs = self.model.outputs(params, batch[0])
+            return outputs, self.model.loss_fn(outputs, batch[1])
+
+        return predict(both, self.elbo.posterior(phi), z, batch, sampling=self.elbo.sampling)
+
+    def _measure(self, outputs: Tree, targets: Tree) -> dict[str, Tensor]:
+        return {name: metric(outputs, targets) for name, metric in self._metrics.items()}
+
+    def _test(self, one: Callable[..., tuple[Tree, Tree]], tasks: Any) -> Any:
+        support, query = sets(tasks)
+        tasks_here = count(support)
+        draws = torch.Generator(self._device).manual_seed(2**62 + self._seed)
+        inside, outside = (self._noise("test", tasks_here, draws) for _ in range(2))
+        with torch.no_grad():
+            return self._tasks.map(one, self.prior.theta, (support, inside, (query, outside)), tasks_here)[1]

@@ -1,0 +1,104 @@
+import re
+import sys
+
+import pytest
+import torch
+
+from metafunc import bayes
+
+pytest.importorskip("torchmetrics")
+
+
+def answers(confidences, right):
+    """Logits of one sample over two classes with these confidences, and labels that make them right or wrong."""
+    p = torch.tensor(confidences)
+    logits = torch.stack([p.log(), (1 - p).log()], -1)[None]
+    return logits, torch.tensor([0 if good else 1 for good in right])
+
+
+FOUR = answers([0.9, 0.9, 0.9, 0.9, 0.6, 0.6], [True, True, True, False, True, False])
+"""Confidence 0.9 with accuracy 3/4, and 0.6 with 1/2."""
+
+
+def test_the_errors_are_what_they_are_by_hand():
+    found = bayes.calibration(*FOUR, bins=10)
+    assert found.accuracy.item() == pytest.approx(4 / 6)
+    assert found.ece.item() == pytest.approx(4 / 6 * 0.15 + 2 / 6 * 0.1)
+    assert found.mce.item() == pytest.approx(0.15)
+    wanted = -torch.tensor([0.9, 0.9, 0.9, 0.1, 0.6, 0.4]).log().mean()
+    assert found.nll.item() == pytest.approx(wanted.item())
+
+
+def test_axes_of_tasks_are_pooled():
+    outputs, labels = torch.randn(3, 4, 5, 6), torch.randint(6, (4, 5))
+    found, flat = (
+        bayes.calibration(outputs, labels),
+        bayes.calibration(outputs.flatten(1, 2), labels.flatten()),
+    )
+    assert all(torch.equal(a, b) for a, b in zip(found, flat, strict=True))
+
+
+def test_the_diagram_has_the_same_error():
+    outputs, labels = 2 * torch.randn(3, 500, 4), torch.randint(4, (500,))
+    diagram, scores = bayes.reliability(outputs, labels), bayes.calibration(outputs, labels)
+    gaps = (diagram.confidence - diagram.accuracy).abs().nan_to_num(0)
+    assert (gaps * diagram.share).sum().item() == pytest.approx(scores.ece.item(), rel=1e-6)
+    assert gaps.max().item() == pytest.approx(scores.mce.item(), rel=1e-6)
+    assert diagram.share.sum().item() == pytest.approx(1)
+
+
+def test_empty_bins_are_no_numbers():
+    diagram = bayes.reliability(*FOUR, bins=10)
+    assert (
+        diagram.share.tolist() == pytest.approx([0, 0, 0, 0, 0, 0, 2 / 6, 0, 0, 4 / 6])
+        or diagram.share[5] > 0
+    )
+    assert diagram.accuracy[:5].isnan().all()
+
+
+def test_a_wrong_answer_of_probability_zero_costs_a_finite_amount():
+    found = bayes.calibration(torch.tensor([[[0.0, -1e9]]]), torch.tensor([1]))
+    assert torch.isfinite(found.nll)
+    assert found.nll > 80
+
+
+def test_nan_in_a_sample_is_refused():
+    outputs = torch.zeros(3, 4, 2)
+    outputs[1, 2, 0] = torch.nan
+    text = (
+        "outputs: expected finite outputs of every sample, got 1 of 3 samples with NaN or infinity. "
+        "The posterior is too wide or has diverged: lower the inner lr or the prior's variance."
+    )
+    with pytest.raises(FloatingPointError, match=f"^{re.escape(text)}$"):
+        bayes.calibration(outputs, torch.zeros(4, dtype=torch.int64))
+
+
+WRONG = {
+    "labels": (
+        lambda: bayes.calibration(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)),
+        (
+            "outputs, targets: expected logits [samples, ..., classes] and integer labels [...], got float64[4, 2] "
+            "on cpu and int64[4] on cpu. Pass what mf.bayes.predict returned, samples first."
+        ),
+    ),
+    "bins": (
+        lambda: bayes.calibration(*FOUR, bins=0),
+        "bins: expected a whole number of at least 1, got 0. E.g. bins=15.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "text"), WRONG.values(), ids=WRONG)
+def test_errors_say_what_to_do(make, text):
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        make()
+
+
+def test_without_torchmetrics_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
+    text = (
+        "torchmetrics: expected this package for calibration errors, but it is not installed. "
+        "Run `pip install 'metafunc[bayes]'`."
+    )
+    with pytest.raises(ImportError, match=f"^{re.escape(text)}$"):
+        bayes.calibration(*FOUR)
