@@ -33,9 +33,7 @@ Method = Literal["maml", "abml", "ibaml"]
 class Options:
     """Meta-train priors, and test what their posteriors say of unseen characters."""
 
-    data: Path | None = (
-        None  # Omniglot in any form that metafunc.data.read knows; metafunc's letters if not given.
-    )
+    data: Path | None = None  # Omniglot in any form of docs/data.md; letters that ship if not given.
     methods: tuple[Method, ...] = ("maml", "abml", "ibaml")
     ways: int = 5
     shots: int = 1
@@ -49,12 +47,8 @@ class Options:
     samples: int = 2  # Of the posterior in training.
     test_samples: int = 10
     variance: float = 1e-4  # Of the prior at the start.
-    divergence: float = (
-        1e-5  # The weight of the divergence beside the mean loss; 1 / (ways * shots) is Bayes' rule.
-    )
-    hyper: float = (
-        1e-8  # The weight of ABML's hyper-prior, one term beside the mean loss of all training data.
-    )
+    divergence: float = 1e-5  # Its weight beside the mean loss; 1 / (ways * shots) is Bayes' rule.
+    hyper: float = 1e-8  # The weight of ABML's hyper-prior beside the mean loss of all tasks.
     cg_steps: int = 5  # Of iBaML.
     test_tasks: int = 600
     validate_every: int = 500

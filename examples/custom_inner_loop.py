@@ -31,9 +31,7 @@ Params = dict[str, Tensor]
 class Options:
     """Learn features for classifiers that SciPy fits."""
 
-    data: Path | None = (
-        None  # Omniglot in any form that docs/data.md lists; the letters of metafunc if not given.
-    )
+    data: Path | None = None  # Omniglot in any form of docs/data.md; letters that ship if not given.
     ways: int = 5  # Letters in a task.
     shots: int = 1  # Drawings of each to learn it from.
     penalty: float = 0.01  # The weight of the classifier's squared norm; without one there is no minimum.

@@ -41,9 +41,7 @@ class Options:
     order: int = 2  # Of binomial: the most factors in a chain. As many as --inner-steps is exact.
     depth: int = 1  # Of truncated: how many of the last inner steps are differentiated.
     cg_steps: int = 5  # Of implicit: the steps of its linear solver.
-    prox: float = (
-        0.5  # Of implicit and finite-difference: the weight of the pull towards theta that they need.
-    )
+    prox: float = 0.5  # Of implicit and finite-difference: the weight of the pull to theta they need.
     ways: int = 5  # Letters in a task.
     shots: int = 1  # Drawings of each letter to learn it from.
     inner_steps: int = 5  # Steps of gradient descent on these.
@@ -52,9 +50,7 @@ class Options:
     tasks: int = 8  # Tasks in a meta-batch.
     lr: float = 0.01  # Adam's learning rate for theta. It falls to zero in the course of training.
     seconds: float = 120.0  # How long to train.
-    steps: int | None = (
-        None  # Meta-steps to train, in place of --seconds. On a CPU --seed then fixes the outcome.
-    )
+    steps: int | None = None  # Meta-steps, in place of --seconds; on a CPU --seed then fixes all.
     eval_tasks: int = 400  # Test tasks, before training and after.
     seed: int = 0  # Of the net and of every draw.
     device: str = "cpu"  # Such as cuda.

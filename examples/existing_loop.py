@@ -56,15 +56,13 @@ def main(options: Options) -> None:
     for epoch in range(options.epochs):
         loss = 0.0
         for _ in range(100):
-            loss += (
-                meta.step(countries["train"].sample(16, draws)).loss.item() / 100
-            )  # was: backward and step
+            step = meta.step(countries["train"].sample(16, draws))  # was: backward and step
+            loss += step.loss.item() / 100
         score = mf.training.evaluate(meta, countries["val"], 200)["loss"]
         print(f"epoch {epoch + 1:2}: training loss {loss:.4f}, validation loss {score}", flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        meta.state_dict(), options.output / "last.pt"
-    )  # was: the state of net, optimizer and scheduler
+    # Was: the state of the net, the optimizer and the scheduler.
+    torch.save(meta.state_dict(), options.output / "last.pt")
 
     adapted = mf.training.evaluate(meta, countries["test"], 400)["loss"]
     print(f"test countries: squared error {adapted} in units of the variance over training countries")

@@ -26,7 +26,7 @@ class FewShot(Method, Training):
 
     ways: int = 5  # Classes in a task.
     shots: int = 1  # Images of each to learn it from.
-    queries: int = 15  # Images of each to be judged by in training; 15 in validation and test.
+    queries: int = 15  # Images of each to be judged by.
     test_tasks: int = 1000  # Tasks of the test at the end.
 
 

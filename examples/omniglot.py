@@ -25,12 +25,8 @@ import metafunc as mf
 class Options(FewShot):
     """Meta-train on Omniglot, and test on characters that training never met."""
 
-    data: Path | None = (
-        None  # Omniglot in any form that docs/data.md lists; the letters of metafunc if not given.
-    )
-    split: Literal["own", "random"] = (
-        "own"  # The data set's own, or 1,100, 100 and the rest at random, as MAML's.
-    )
+    data: Path | None = None  # Omniglot in any form of docs/data.md; letters that ship if not given.
+    split: Literal["own", "random"] = "own"  # Or 1,100, 100, the rest at random, as MAML's.
     queries: int = 5  # Drawings of each to be judged by in training; 15 in validation and test.
     width: int = 64  # Channels of the net.
     inner_lr: float = 0.1  # Their learning rate, of nesterov 1 / smoothness; newton-cg finds its own.

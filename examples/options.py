@@ -27,9 +27,7 @@ class Method:
     depth: int = 1  # Of truncated: the last inner steps that are differentiated.
     cg_steps: int = 5  # Of implicit: steps of conjugate gradients.
     cg_damping: float = 0.0  # Of implicit: what is added to the diagonal; steadies it on nets with kinks.
-    nu: float | None = (
-        None  # Of finite-difference: the step in the outer loss; chosen by itself if not given.
-    )
+    nu: float | None = None  # Of finite-difference: the step in the outer loss; its own choice if not given.
     curvature: Literal["exact", "differences"] = "exact"  # Hessian-vector products, or Hessian-free.
     solver: SolverName = "gradient-descent"  # What takes the inner steps.
     inner_steps: int = 5  # How many.

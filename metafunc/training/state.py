@@ -63,7 +63,11 @@ class State:
 
     def row(self) -> dict[str, float]:
         """The means of the figures since the last row."""
-        means = {name: torch.stack(values).double().mean().item() for name, values in self.pending.items()}
+        # Those that a checkpoint held are on the CPU, the others where the learner is.
+        means = {
+            name: torch.stack([value.cpu() for value in values]).double().mean().item()
+            for name, values in self.pending.items()
+        }
         self.pending.clear()
         return {"step": self.step, "seconds": round(self.seconds, 2), **means}
 
