@@ -75,6 +75,8 @@ def test_an_episode(channels: int, tmp_path: Path, drawn: list[figure.Figure]) -
     texts = [axes.get_xlabel() for axes in drawn[0].axes]
     assert texts == ["", "", "", "class 1", "", "", "", "", "", "class 0"]
     assert len({frames[i] for i in (2, 4, 7, 8)}) == 1 and frames[3] == frames[9] != frames[2]
+    red, green, _, _ = frames[2]
+    assert green > red, "right answers are green"
     assert "67% of the queries right" in drawn[0].get_suptitle()
 
 

@@ -93,13 +93,13 @@ def test_higher_is_better_by_default(tmp_path: Path) -> None:
 
 
 def test_it_stops_early(tmp_path: Path) -> None:
-    scripted = Scripted([5.0, 3.0, 4.0, 3.0, 2.0])
+    scripted = Scripted([5.0, 6.0, 3.0, 4.0, 3.0, 2.0])  # two in a row without a new best, and not one and one
     run = train(scripted, tasks(), steps=99, folder=tmp_path, validation=validation(patience=2), **QUIET)
-    assert (run.stopped, run.steps, run.best_step, scripted.steps) == ("early", 12, 4, 4)
+    assert (run.stopped, run.steps, run.best_step, scripted.steps) == ("early", 16, 8, 8)
     again = train(
         Scripted([0.0]), tasks(), steps=99, folder=tmp_path, validation=validation(patience=2), **QUIET
     )
-    assert (again.stopped, again.steps) == ("early", 12), "a run that has stopped early stays so"
+    assert (again.stopped, again.steps) == ("early", 16), "a run that has stopped early stays so"
 
 
 @pytest.mark.parametrize("parts", [(5, 16), (4, 7, 16), (1, 16)])
@@ -250,6 +250,23 @@ def test_a_diverged_run_says_so_and_keeps_the_last_good_state(tmp_path: Path) ->
         train(bad, tasks(), steps=40, folder=tmp_path / "new", **QUIET)
 
 
+class Hostile:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.canary),)
+
+
+def test_a_hostile_checkpoint_executes_nothing(tmp_path: Path) -> None:
+    torch.save({"learner": Hostile(tmp_path / "canary")}, tmp_path / "last.pt")
+    with pytest.raises(ValueError, match=r"last\.pt: expected a checkpoint of this library"):
+        train(learner(), tasks(), steps=2, folder=tmp_path, **QUIET)
+    assert not (tmp_path / "canary").exists()
+    torch.load(tmp_path / "last.pt", weights_only=False)
+    assert (tmp_path / "canary").exists(), "the file is no danger: the test shows nothing"
+
+
 def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match=r"last\.pt: expected a checkpoint of this library, got a file that"):
@@ -281,6 +298,9 @@ def test_tensorboard_has_the_figures_of_the_tables(tmp_path: Path) -> None:
 
     options: dict[str, Any] = {"validation": validation(), "log_every": 2, "show": False, "batch": 3}
     train(learner(), tasks(), steps=4, folder=tmp_path, **options)
+    checkpoint = (tmp_path / "last.pt").read_bytes()
+    train(learner(), tasks(), steps=8, folder=tmp_path, **options)
+    (tmp_path / "last.pt").write_bytes(checkpoint)  # as if killed before the next one was written
     train(learner(), tasks(), steps=8, folder=tmp_path, **options)
     events = EventAccumulator(str(tmp_path)).Reload()
     points = [(e.step, e.value) for e in events.Scalars("training/loss")]
