@@ -1,6 +1,6 @@
 """metafunc: meta-gradients as composable transforms on torch.func."""
 
-from metafunc import bayes, data, nets, optim, training
+from metafunc import bayes, bounds, data, nets, optim, training
 from metafunc.check import check
 from metafunc.compare import compare
 from metafunc.curvature import CentralDifference, Exact, GaussNewton
@@ -68,6 +68,7 @@ __all__ = [
     "ZeroGradientError",
     "adam",
     "bayes",
+    "bounds",
     "check",
     "compare",
     "data",

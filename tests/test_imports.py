@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "metafunc"
 
 ORDER = """
     tree errors plug < autodiff < rule < dependence < inner < hessian_batch step_keys settings < decorators < curvature < path
-    < linear < solvers spectrum decorated < estimator < estimators < imperative < metagrad < randomness norms check compare data nets
+    < linear < solvers spectrum decorated < estimator < estimators < imperative < metagrad < randomness norms check compare data nets bounds
     < functional outer < meta_optimizer interop < training bayes optim < __main__
 """
 """What stands further left is imported by what stands further right, never the other way, and never by what stands

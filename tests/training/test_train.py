@@ -93,7 +93,9 @@ def test_higher_is_better_by_default(tmp_path: Path) -> None:
 
 
 def test_it_stops_early(tmp_path: Path) -> None:
-    scripted = Scripted([5.0, 6.0, 3.0, 4.0, 3.0, 2.0])  # two in a row without a new best, and not one and one
+    scripted = Scripted(
+        [5.0, 6.0, 3.0, 4.0, 3.0, 2.0]
+    )  # two in a row without a new best, and not one and one
     run = train(scripted, tasks(), steps=99, folder=tmp_path, validation=validation(patience=2), **QUIET)
     assert (run.stopped, run.steps, run.best_step, scripted.steps) == ("early", 16, 8, 8)
     again = train(
