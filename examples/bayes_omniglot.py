@@ -145,7 +145,6 @@ def main(options: Options) -> None:
             ),
             seed=options.seed,
             settings={name: str(value) for name, value in asdict(options).items() if name != "out"},
-            device=options.device,
             tensorboard=False,
         )
         judged[method] = answers(trained, episodes["test"], options.test_tasks)

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,6 +140,15 @@ class Interrupted:
         return self.meta.step(tasks)
 
 
+@pytest.fixture
+def usual_ctrl_c() -> Iterator[None]:
+    """As in a program in the foreground; one in the background may have been told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("usual_ctrl_c")
 def test_the_second_ctrl_c_ends_at_once_and_handlers_are_put_back(tmp_path: Path) -> None:
     class Twice(Scripted):
         def step(self, tasks: Any) -> Any:
@@ -154,6 +164,7 @@ def test_the_second_ctrl_c_ends_at_once_and_handlers_are_put_back(tmp_path: Path
 
 SCRIPT = """
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from metafunc.training import train
 from tests.training.problem import learner, parameters, tasks
