@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from options import Method, Training
+from options import Training
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ import metafunc as mf
 
 
 @dataclass(frozen=True)
-class FewShot(Method, Training):
+class FewShot(Training):
     """The tasks."""
 
     ways: int = 5  # Classes in a task.
@@ -69,20 +69,7 @@ def episodes_of(options: Photographs, images: mf.data.ImageDataset) -> dict[str,
 def meta_train(options: FewShot, net: nn.Module, episodes: dict[str, mf.data.Episodes], folder: Path) -> None:
     """Trains `net` on `episodes["train"]`, validates on "val" and tests on "test"."""
     net = net.to(options.device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=options.lr)
-    meta = mf.MetaOptimizer(
-        net,
-        F.cross_entropy,
-        optimizer,
-        options.inner,
-        options.make_estimator(),
-        test_inner=options.test_inner,
-        tasks=options.batching(),
-        scheduler=options.schedule(optimizer),
-        clip=options.clip,
-        metrics={"accuracy": accuracy},
-        autocast=torch.bfloat16 if options.amp else None,
-    )
+    meta = options.meta_optimizer(net, F.cross_entropy, accuracy=accuracy)
     name = f"{options.ways}-way-{options.shots}-shot-{options.estimator}-{options.seed}"
     run = options.train(meta, episodes["train"], episodes["val"], options.folder or folder / name)
     mf.training.draw_curves(run.folder, chance=1 / options.ways)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +98,7 @@ def main(options: Options) -> None:
     left, right = figure.subplots(1, 2)
     for colour, (name, meta) in zip(("#c3cdd4", "#22313f", "#f4b49f", "#e4572e"), runs.items(), strict=True):
         draws, losses, values = torch.Generator().manual_seed(options.seed), [], []
-        module: Learner = meta.model.module  # type: ignore[assignment]
+        module = cast(Learner, meta.model.module)
         for step in track(range(options.steps), description=name):
             meta.step(curves.sample(options.batch, draws))
             if step % 50 == 0 or step == options.steps - 1:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 import metafunc as mf
 
@@ -66,7 +67,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Method):
     """How long, on what, and what is kept."""
 
     steps: int = 20_000  # Meta-steps. The same command with more of them goes on where a run has ended.
@@ -85,8 +86,24 @@ class Training:
     folder: Path | None = None  # Where the run is kept; named after script, method and seed if not given.
     restart: bool = False  # Throw away the run that is in the folder.
 
-    def batching(self) -> mf.Vmap | mf.Loop:
-        return mf.Loop() if self.loop else mf.Vmap(chunk=self.chunk)
+    def meta_optimizer(self, net: nn.Module, loss_fn: Any, **metrics: Any) -> mf.MetaOptimizer:
+        """Adam around the net, with the method that was asked for."""
+        optimizer = torch.optim.Adam(net.parameters(), lr=self.lr)
+        return mf.MetaOptimizer(
+            net,
+            loss_fn,
+            optimizer,
+            self.inner,
+            self.make_estimator(),
+            test_inner=self.test_inner,
+            tasks=mf.Loop() if self.loop else mf.Vmap(chunk=self.chunk),
+            scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
+            if self.cosine
+            else None,
+            clip=self.clip,
+            metrics=metrics,
+            autocast=torch.bfloat16 if self.amp else None,
+        )
 
     def train(
         self, meta: mf.MetaOptimizer, tasks: Any, validation: Any, folder: Path, monitor: str = "accuracy"
@@ -111,9 +128,6 @@ class Training:
             settings=self.settings(),
             restart=self.restart,
         )
-
-    def schedule(self, optimizer: torch.optim.Optimizer) -> Any:
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps) if self.cosine else None
 
     def settings(self) -> dict[str, Any]:
         """What a run that goes on must have in common with what it was."""

@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 import tyro
 from matplotlib.figure import Figure
-from options import Method, Training
+from options import Training
 from torch import nn
 
 import metafunc as mf
 
 
 @dataclass(frozen=True)
-class Options(Method, Training):
+class Options(Training):
     """Meta-train a small net on sinusoids, and draw what it makes of new ones."""
 
     shots: int = 10  # Points to learn a curve from.
@@ -39,19 +39,7 @@ def main(options: Options) -> None:
         options.device
     )
     curves = mf.data.Sinusoids(options.shots, options.queries, device=options.device)
-    optimizer = torch.optim.Adam(net.parameters(), lr=options.lr)
-    meta = mf.MetaOptimizer(
-        net,
-        F.mse_loss,
-        optimizer,
-        options.inner,
-        options.make_estimator(),
-        test_inner=options.test_inner,
-        tasks=options.batching(),
-        scheduler=options.schedule(optimizer),
-        clip=options.clip,
-        autocast=torch.bfloat16 if options.amp else None,
-    )
+    meta = options.meta_optimizer(net, F.mse_loss)
     folder = options.folder or Path(f"runs/sinusoid/{options.estimator}-{options.seed}")
     run = options.train(meta, curves, curves, folder, monitor="loss")
     if run.stopped == "interrupted":
