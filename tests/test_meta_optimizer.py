@@ -93,6 +93,18 @@ def test_steps_are_those_of_a_plain_loop(batching: Any) -> None:
     assert torch.equal(ours[1].running_mean, torch.zeros(6))  # no forward pass has changed the module
 
 
+def test_a_clipped_step_is_as_long_as_the_clip() -> None:
+    """By SGD: Adam does not mind the scale of a gradient."""
+    module = net()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
+    meta = mf.MetaOptimizer(module, F.cross_entropy, optimizer, inner, clip=1e-2)
+    before = torch.cat([p.detach().flatten() for p in module.parameters()])
+    found = meta.step(tasks())
+    after = torch.cat([p.detach().flatten() for p in module.parameters()])
+    assert found.grad_norm is not None and found.grad_norm > 0.1
+    assert (after - before).norm().item() == pytest.approx(1e-2, rel=1e-4)
+
+
 def test_backward_only_adds_to_grad() -> None:
     module = net()
     meta = meta_for(module)
