@@ -25,8 +25,10 @@ from metafunc.functional import Functional, functional
 from metafunc.hessian_batch import with_hessian_batch
 from metafunc.inner import Inner
 from metafunc.linear import CG, GMRES, MINRES, Diagonal, Direct, Jacobi, LinearSolver, Neumann, NormalCG
-from metafunc.meta_optimizer import MetaOptimizer, MetaStep
+from metafunc.memory import peak_memory
+from metafunc.meta_optimizer import MetaOptimizer
 from metafunc.metagrad import Loop, MetaGrad, Vmap, meta_grad
+from metafunc.outer import MetaStep
 from metafunc.solvers import Composed, adam, gradient_descent, nesterov, newton_cg, optimizer_loop
 from metafunc.step_keys import with_step_keys
 
@@ -82,6 +84,7 @@ __all__ = [
     "newton_cg",
     "optim",
     "optimizer_loop",
+    "peak_memory",
     "solves",
     "training",
     "with_hessian_batch",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.profiler import profile
 
 from metafunc import errors, tree
 from metafunc.estimator import Adapt, Estimator
 from metafunc.estimators import Explicit
 from metafunc.inner import Inner
+from metafunc.memory import peak_memory
 from metafunc.metagrad import Batching, meta_grad
 from metafunc.tree import Tree
 
@@ -167,42 +166,6 @@ def compare(
         run.memory = peak_memory(run.call, device)
     rows = (_row(label, run, exact[id(problem)], problem is not inner) for label, problem, run in listed)
     return Comparison(tuple(rows), repr(reference))
-
-
-def peak_memory(fn: Callable[[], Any], device: torch.device | str = "cpu") -> int:
-    """The most that torch's allocator holds at any time during ``fn()``, above what it held before, in bytes.
-
-    On the CPU every allocation and release that torch's profiler sees is added up in the order of time; what
-    numpy or a library takes by itself does not count, nor do other threads. On CUDA it is the allocator's own
-    peak. (Some versions of torch write two lines to stderr whenever the profiler runs, unless KINETO_LOG_LEVEL
-    is set to 6 in the environment.)
-
-    Args:
-        fn: Is called once, and its result counts. Call it before, or what only a first call allocates counts too.
-        device: Whose memory: the CPU's or a CUDA device's.
-
-    Raises:
-        ValueError: For another kind of device.
-    """
-    device = torch.device(device)
-    if device.type not in ("cpu", "cuda"):
-        raise errors.out_of_range("device", device, "the CPU or a CUDA device", "where there is a measure")
-    gc.collect()  # what earlier calls left behind is not to be released, and so subtracted, during this one
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        fn()
-        return torch.cuda.max_memory_allocated(device) - before
-    recorder: Any = profile(profile_memory=True)
-    with recorder:
-        fn()
-    events = recorder.kineto_results.events()
-    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    held = peak = 0
-    for _, change in sorted(changes, key=lambda at: at[0]):
-        held += change
-        peak = max(peak, held)
-    return peak
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,29 +16,12 @@ from metafunc.estimators import Explicit
 from metafunc.functional import Buffers, Functional, Params, Randomness, arguments, functional
 from metafunc.inner import Inner
 from metafunc.metagrad import Batching, MetaGrad, Vmap, meta_grad
-from metafunc.outer import check_outer, count, sets, update
-from metafunc.rule import Stats
+from metafunc.outer import MetaStep, OuterLoop, count, sets
 from metafunc.step_keys import with_step_keys
 from metafunc.tree import Tree
 
 
-class MetaStep(NamedTuple):
-    """What a meta-step met.
-
-    Attributes:
-        loss: The mean outer loss of the tasks, before the update.
-        metrics: The mean of every metric on the query sets.
-        stats: One figure a task, as in :class:`~metafunc.MetaGrad`.
-        grad_norm: The norm of the meta-gradient, before clipping; ``None`` from :meth:`MetaOptimizer.backward`.
-    """
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
-    stats: Stats
-    grad_norm: Tensor | None = None
-
-
-class MetaOptimizer:
+class MetaOptimizer(OuterLoop):
     """Adaptation, meta-gradient, clipping and update for batches of tasks, around a user's module and optimizer.
 
     The module stays an ordinary module: its parameters are the meta-parameters, and no forward pass changes it.
@@ -107,10 +90,7 @@ class MetaOptimizer:
         )
         if not isinstance(tasks, Batching):
             raise errors.not_a("tasks", "Vmap(), Vmap(chunk=...) or Loop()", tasks)
-        check_outer(module, optimizer, clip)
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.clip = clip
+        super().__init__(module, optimizer, scheduler, clip, seed, "module")
         if step_randomness not in ("same", "different"):
             raise errors.out_of_range(
                 "step_randomness", step_randomness, "'same' or 'different'", "spelled so"
@@ -119,12 +99,10 @@ class MetaOptimizer:
         problems = [inner(self.model.problem), (test_inner or inner)(self.model.problem)]
         self.inner, test = (with_step_keys(p) if keyed else p for p in problems)
         self.estimator = estimator
-        self.steps = 0
         self._tasks = tasks
         self._adapt = estimator(self.inner)
         self._test_adapt = estimator(test)
         self._metrics = dict(metrics or {})
-        self._seed = seed
         self._checked = False
         self._meta_grad = meta_grad(self._outer, self._adapt, tasks=tasks, has_aux=True, with_theta=True)
 
@@ -132,7 +110,7 @@ class MetaOptimizer:
         """One meta-step: gradients, clipping, and the update of the module's parameters."""
         self.optimizer.zero_grad()
         found = self.backward(tasks)
-        return found._replace(grad_norm=update(self.optimizer, self.scheduler, self.clip))
+        return found._replace(grad_norm=self._update())
 
     def backward(self, tasks: Any, weight: float | Tensor = 1.0) -> MetaStep:
         """Add the meta-gradient to ``.grad`` of the module's parameters, and do nothing else.
@@ -194,33 +172,6 @@ class MetaOptimizer:
         if self.model.buffers == "task":
             _take_statistics(adapted, support[0])
         return adapted
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to go on as if it had never stopped, torch's random state included."""
-        return {
-            "module": self.model.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "steps": self.steps,
-            "seed": self._seed,
-            "random": torch.get_rng_state(),
-            "made by": self._made_by,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken.
-
-        Raises:
-            ValueError: If the state is that of another estimator or inner problem.
-        """
-        if state.get("made by") != self._made_by:
-            raise errors.state_of_another(self._made_by, state.get("made by"))
-        self.model.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.steps, self._seed = state["steps"], state["seed"]
-        torch.set_rng_state(state["random"].cpu())
 
     @property
     def _made_by(self) -> str:

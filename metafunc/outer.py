@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from metafunc import errors, tree
+from metafunc.rule import Stats
 from metafunc.tree import Tree
 
 
@@ -32,24 +35,87 @@ def count(support: Tree) -> int:
     return next(len(x) for x in tree.leaves(support) if isinstance(x, Tensor))
 
 
-def check_outer(module: nn.Module, optimizer: Any, clip: float | None, name: str = "module") -> None:
-    """Raises unless this is an optimizer of the module's parameters, and a norm to clip at or none."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise errors.not_a("optimizer", f"a torch.optim optimizer of the {name}'s parameters", optimizer)
-    if clip is not None and not clip > 0:
-        raise errors.out_of_range("clip", clip, "a positive number or None", "e.g. clip=10.0")
-    own = {id(p) for p in module.parameters()}
-    given = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    strangers = sum(p not in own for p in given)
-    if strangers:
-        raise errors.parameters_of_another(name, strangers, len(given))
+class MetaStep(NamedTuple):
+    """What a meta-step met.
+
+    Attributes:
+        loss: The mean outer loss of the tasks, before the update.
+        metrics: The mean of every metric on the query sets.
+        stats: One figure a task, as in :class:`~metafunc.MetaGrad`.
+        grad_norm: The norm of the meta-gradient, before clipping; ``None`` from :meth:`MetaOptimizer.backward`.
+    """
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    stats: Stats
+    grad_norm: Tensor | None = None
 
 
-def update(optimizer: torch.optim.Optimizer, scheduler: Any, clip: float | None) -> Tensor:
-    """Clips the gradients, takes the step, and says how long the gradient was before."""
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    size = torch.nn.utils.clip_grad_norm_(params, float("inf") if clip is None else clip)
-    optimizer.step()
-    if scheduler is not None:
-        scheduler.step()
-    return size
+class OuterLoop(ABC):
+    """What is trained, by which optimizer, and how far that has come.
+
+    Args:
+        module: Its parameters are the meta-parameters.
+        optimizer: A ``torch.optim`` optimizer of them.
+        scheduler: Is stepped after it, if given.
+        clip: The largest norm of the meta-gradient that is left alone.
+        seed: Of every draw.
+        name: What the user calls the module.
+    """
+
+    def __init__(
+        self, module: nn.Module, optimizer: Any, scheduler: Any, clip: float | None, seed: int, name: str
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise errors.not_a("optimizer", f"a torch.optim optimizer of the {name}'s parameters", optimizer)
+        if clip is not None and not clip > 0:
+            raise errors.out_of_range("clip", clip, "a positive number or None", "e.g. clip=10.0")
+        own = {id(p) for p in module.parameters()}
+        given = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        strangers = sum(p not in own for p in given)
+        if strangers:
+            raise errors.parameters_of_another(name, strangers, len(given))
+        self.optimizer, self.scheduler, self.clip = optimizer, scheduler, clip
+        self.steps = 0
+        self._module, self._seed = module, seed
+
+    @property
+    @abstractmethod
+    def _made_by(self) -> str:
+        """The estimator and the inner problem."""
+
+    def _update(self) -> Tensor:
+        """Clips the gradients, takes the step, and says how long the gradient was before."""
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        size = torch.nn.utils.clip_grad_norm_(params, float("inf") if self.clip is None else self.clip)
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        return size
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on as if it had never stopped, torch's random state included."""
+        return {
+            "module": self._module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "steps": self.steps,
+            "seed": self._seed,
+            "random": torch.get_rng_state(),
+            "made by": self._made_by,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was taken.
+
+        Raises:
+            ValueError: If the state is that of another estimator or inner problem.
+        """
+        if state.get("made by") != self._made_by:
+            raise errors.state_of_another(self._made_by, state.get("made by"))
+        self._module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.steps, self._seed = state["steps"], state["seed"]
+        torch.set_rng_state(state["random"].cpu())

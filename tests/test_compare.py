@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 import metafunc as mf
-from metafunc.compare import Comparison, Row, compare, peak_memory
+from metafunc.compare import Comparison, Row, compare
 from tests.dense import Logistic, logistic
 from tests.tasks import logistic_loss, options, tensors
 
@@ -205,25 +205,6 @@ def test_the_table_is_aligned() -> None:
     ]
 
 
-def test_peak_memory_of_known_allocations() -> None:
-    def allocate() -> torch.Tensor:
-        a = torch.empty(1_000_000)  # 8 MB held
-        b = a + a  # 16
-        del a  # 8
-        c = torch.cat([b, b])  # 24, the peak
-        del b  # 16
-        return c[:10].clone()
-
-    allocate()
-    assert peak_memory(allocate) == pytest.approx(24e6, rel=0.1)
-
-
-def test_peak_memory_counts_from_what_was_held_before() -> None:
-    held = torch.ones(3_000_000)
-    assert peak_memory(lambda: None) == 0
-    assert peak_memory(lambda: held[:1_000_000] * 2) == pytest.approx(8e6, rel=0.1)
-
-
 def test_memory_of_an_unroll_grows_with_its_steps_and_that_of_a_checkpointed_one_does_not() -> None:
     def loss(phi: Any, batch: Any) -> Any:
         return torch.tanh(batch @ phi).square().mean()
@@ -239,16 +220,6 @@ def test_memory_of_an_unroll_grows_with_its_steps_and_that_of_a_checkpointed_one
     (unrolled, checkpointed), (unrolled_longer, checkpointed_longer) = measured(4), measured(16)
     assert unrolled_longer > 2.5 * unrolled
     assert checkpointed_longer < 1.1 * checkpointed
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_peak_memory_on_cuda() -> None:
-    def allocate() -> torch.Tensor:
-        a = torch.zeros(1_000_000, device="cuda")
-        return (a + a)[:10].clone()
-
-    allocate()
-    assert peak_memory(allocate, "cuda") == pytest.approx(16e6, rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -271,8 +242,3 @@ def test_refused_arguments(given: dict[str, Any], kind: type[Exception], says: s
 def test_inner_has_to_be_an_inner_problem() -> None:
     with pytest.raises(TypeError, match="compare: expected an inner problem"):
         compare(logistic_loss, logistic_loss, *tensors(logistic()), estimators=[])  # type: ignore[arg-type]
-
-
-def test_memory_is_measured_on_known_devices_only() -> None:
-    with pytest.raises(ValueError, match="device: expected the CPU or a CUDA device"):
-        peak_memory(lambda: None, "meta")

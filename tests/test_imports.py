@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "metafunc"
 
 ORDER = """
-    tree errors plug < autodiff < rule < dependence < inner < hessian_batch step_keys settings < decorators < curvature < path
+    tree errors plug < autodiff memory < rule < dependence < inner < hessian_batch step_keys settings < decorators < curvature < path
     < linear < solvers spectrum decorated < estimator < estimators < imperative < metagrad < randomness norms check compare data nets bounds
     < functional outer < meta_optimizer interop < training bayes optim < __main__
 """

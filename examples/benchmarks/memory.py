@@ -20,7 +20,6 @@ import json
 import resource
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from problems import Problem, pictures
 from report import ACCENT, INK, MUTED, Row, machine, print_table, write_csv
 from rich.console import Console
 from rich.progress import Progress
-from torch.profiler import ProfilerActivity, profile
 
 import metafunc as mf
 
@@ -68,22 +66,6 @@ def resident() -> int:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def allocated(run: Callable[[], object]) -> int:
-    """The peak of the bytes that torch's allocator holds during a call, above those before it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    moves = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
-    held = peak = 0
-    for _, size in moves:
-        held += size
-        peak = max(peak, held)
-    return peak
-
-
 def measure(name: str, problem: Problem) -> dict[str, int]:
     """The figures of one cell; to be called once in a process."""
     run = runner(name, problem)
@@ -94,7 +76,7 @@ def measure(name: str, problem: Problem) -> dict[str, int]:
     before = resident()
     run()
     process = resident() - before
-    return {"process_bytes": process, "tensor_bytes": allocated(run)}
+    return {"process_bytes": process, "tensor_bytes": mf.peak_memory(run)}
 
 
 def in_own_process(name: str, options: argparse.Namespace, steps: int) -> dict[str, int]:
@@ -191,7 +173,7 @@ def main() -> None:
     options = parser.parse_args()
 
     torch.set_num_threads(options.threads)
-    size = {"blocks": 2, "channels": 8} if options.quick else {}
+    size: dict[str, Any] = {"blocks": 2, "channels": 8} if options.quick else {}
     if options.cell:
         problem = pictures(torch.float32, options.seed, steps=options.steps[0], tasks=options.tasks, **size)
         print(json.dumps(measure(options.cell, problem)))

@@ -94,13 +94,6 @@ def not_a(name: str, expected: str, value: Any) -> TypeError:
     return TypeError(f"{name}: expected {expected}, got {describe(value)}. Give {name} such a value.")
 
 
-def state_of_another(expected: str, got: Any) -> ValueError:
-    """A state that does not belong to this learner."""
-    return ValueError(
-        f"state: expected that of {expected}, got that of {got}. Build the learner as it was when saved."
-    )
-
-
 def missing_package(package: str, purpose: str, kinds: Iterable[str] = ("bayes",)) -> ImportError:
     """A package of an extra that is not installed."""
     return ImportError(

@@ -19,13 +19,12 @@ from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
 from metafunc.functional import Functional, functional
 from metafunc.inner import Inner
-from metafunc.meta_optimizer import MetaStep
 from metafunc.metagrad import Batching, Vmap, meta_grad
-from metafunc.outer import check_outer, count, sets, update
+from metafunc.outer import MetaStep, OuterLoop, count, sets
 from metafunc.tree import Tree
 
 
-class BayesianLearner:
+class BayesianLearner(OuterLoop):
     """Posteriors of tasks, meta-gradient and update of their prior, around a module and a ``torch.optim`` optimizer.
 
     What :class:`~metafunc.MetaOptimizer` is to point estimates. The outer loss is the expected loss of the query set
@@ -83,16 +82,14 @@ class BayesianLearner:
     ) -> None:
         if not isinstance(prior, Prior):
             raise errors.not_a("prior", "an mf.bayes.Prior", prior)
-        check_outer(prior, optimizer, clip, "prior")
-        self.prior, self.optimizer, self.scheduler, self.clip = prior, optimizer, scheduler, clip
+        super().__init__(prior, optimizer, scheduler, clip, seed, "prior")
+        self.prior = prior
         self.model: Functional = functional(prior.module, loss_fn)
         self.elbo = Elbo(self.model, kl_weight, variance, sampling)
         self.inner, self.estimator = inner(self.elbo.problem), estimator
-        self.steps = 0
         self._hyperprior = hyperprior
         self._tasks = tasks
         self._metrics = dict(metrics or {})
-        self._seed = seed
         self._draws = {"train": samples, "test": test_samples}, antithetic
         for size in (samples, test_samples):  # now, and not after the first batch was drawn
             noise(torch.zeros(1), size, torch.Generator(), antithetic=antithetic)
@@ -118,7 +115,7 @@ class BayesianLearner:
             for name, parameter in named.items():
                 if parameter.requires_grad:
                     parameter.grad = result.grad[part][name]
-        size = update(self.optimizer, self.scheduler, self.clip)
+        size = self._update()
         self.steps += 1
         metrics = {name: value.mean() for name, value in result.aux.items()}
         return MetaStep(result.value, metrics, result.stats, size)
@@ -155,31 +152,6 @@ class BayesianLearner:
             return (), self._answers(self._test_adapt(theta, support, inside), *query)[0]
 
         return self._test(one, tasks)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to go on as if it had never stopped."""
-        return {
-            "prior": self.prior.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
-            "steps": self.steps,
-            "seed": self._seed,
-            "made by": self._made_by,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken.
-
-        Raises:
-            ValueError: If the state is that of another estimator or inner problem.
-        """
-        if state.get("made by") != self._made_by:
-            raise errors.state_of_another(self._made_by, state.get("made by"))
-        self.prior.load_state_dict(state["prior"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.steps, self._seed = state["steps"], state["seed"]
 
     @property
     def _made_by(self) -> str:
