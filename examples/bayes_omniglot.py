@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -96,34 +96,9 @@ def learner(method: Method, options: Options) -> bayes.BayesianLearner:
     )
 
 
-def answers(trained: bayes.BayesianLearner, episodes: mf.data.Episodes, count: int) -> tuple[Tensor, Tensor]:
-    """Logits [samples, tasks, queries, classes] and labels [tasks, queries] of test tasks, the same for all methods."""
-    draws = torch.Generator().manual_seed(2)
-    outputs: list[Tensor] = []
-    labels: list[Tensor] = []
-    for start in range(0, count, 20):
-        tasks = episodes.sample(min(20, count - start), draws)
-        outputs.append(trained.predict(tasks).movedim(1, 0).cpu())
-        labels.append(tasks["query"][1].cpu())
-    return torch.cat(outputs, 1), torch.cat(labels)
-
-
-def with_intervals(outputs: Tensor, labels: Tensor, resamples: int = 200) -> dict[str, tuple[float, float]]:
-    """Every figure of all tasks together, and half its 95 % interval by the bootstrap over tasks."""
-    draws = torch.Generator().manual_seed(0)
-    found = bayes.calibration(outputs, labels)
-    again: list[Tensor] = []
-    for _ in range(resamples):
-        chosen = torch.randint(len(labels), (len(labels),), generator=draws)
-        again.append(torch.stack(bayes.calibration(outputs[:, chosen], labels[chosen])))
-    spread = torch.stack(again).quantile(torch.tensor([0.025, 0.975]), 0).diff(dim=0)[0] / 2
-    return {name: (v.item(), s.item()) for name, v, s in zip(found._fields, found, spread, strict=True)}
-
-
 def main(options: Options) -> None:
     if options.quick:
-        small = {"width": 8, "steps": 3, "batch": 2, "test_tasks": 20, "validate_every": 3, "test_samples": 2}
-        options = Options(**{**asdict(options), **small})
+        options = replace(options, width=8, steps=3, batch=2, test_tasks=20, validate_every=3, test_samples=2)
     omniglot = mf.data.glyphs() if options.data is None else mf.data.read(options.data)
     omniglot, few = omniglot.to(options.device), (options.ways, options.shots)
     episodes = {name: mf.data.Episodes(omniglot.split(name), *few, queries=15) for name in ("val", "test")}
@@ -151,11 +126,12 @@ def main(options: Options) -> None:
             settings={name: str(value) for name, value in asdict(options).items() if name != "out"},
             tensorboard=False,
         )
-        judged[method] = answers(trained, episodes["test"], options.test_tasks)
+        judged[method] = bayes.answers(trained, episodes["test"], options.test_tasks, seed=2)
         row: dict[str, object] = {"method": method, "steps": run.steps, "minutes": round(run.seconds / 60, 1)}
-        resamples = 20 if options.quick else 200
-        for name, (value, interval) in with_intervals(*judged[method], resamples).items():
-            row |= {name: value, f"{name}_interval": interval}
+        figures = bayes.calibration(*judged[method])
+        intervals = bayes.calibration_intervals(*judged[method], resamples=20 if options.quick else 200)
+        for name, value, interval in zip(figures._fields, figures, intervals, strict=True):
+            row |= {name: value.item(), f"{name}_interval": interval.item()}
         rows.append(row)
     report(rows, options)
     picture = bayes.draw_reliability(judged, options.out / "reliability.png")

@@ -1,6 +1,13 @@
 """Bayesian meta-learning: Gaussian priors as meta-parameters, variational posteriors as inner solutions (ibaml)."""
 
-from metafunc.bayes.calibration import Calibration, Reliability, calibration, reliability
+from metafunc.bayes.answers import answers
+from metafunc.bayes.calibration import (
+    Calibration,
+    Reliability,
+    calibration,
+    calibration_intervals,
+    reliability,
+)
 from metafunc.bayes.elbo import Elbo
 from metafunc.bayes.fixed_point import fixed_point
 from metafunc.bayes.gaussian import Gaussian, kl, prior
@@ -19,7 +26,9 @@ __all__ = [
     "Predictive",
     "Prior",
     "Reliability",
+    "answers",
     "calibration",
+    "calibration_intervals",
     "class_log_probabilities",
     "draw_bands",
     "draw_reliability",

@@ -62,6 +62,35 @@ def test_a_wrong_answer_of_probability_zero_costs_a_finite_amount():
     assert found.nll > 80
 
 
+def test_the_interval_of_the_accuracy_is_that_of_the_mean_over_tasks():
+    torch.manual_seed(0)
+    # Tasks of very different difficulty, whose answers are far from independent.
+    right = torch.rand(300, 1) > torch.rand(300, 20) ** 3
+    outputs, labels = torch.zeros(2, 300, 20, 2), right.long()
+    outputs[..., 1] = 1.0
+    half = bayes.calibration_intervals(outputs, labels, resamples=1000).accuracy.item()
+    shares = right.double().mean(1)
+    assert half == pytest.approx(1.96 * shares.std().item() / 300**0.5, rel=0.1)
+    assert half > 1.5 * 1.96 * (shares.mean() * (1 - shares.mean()) / 6000).sqrt().item()
+
+
+def test_intervals_are_those_of_resampled_tasks_and_repeat_with_the_seed():
+    outputs, labels = torch.randn(2, 8, 5, 3), torch.randint(3, (8, 5))
+    first, again, other = (
+        bayes.calibration_intervals(outputs, labels, 7, resamples=10, seed=seed) for seed in (0, 0, 1)
+    )
+    assert first == again != other
+    draws = torch.Generator().manual_seed(0)
+    chosen = [torch.randint(8, (8,), generator=draws) for _ in range(10)]
+    found = torch.tensor([[f.item() for f in bayes.calibration(outputs[:, i], labels[i], 7)] for i in chosen])
+    low, high = (found.quantile(q, 0) for q in (0.025, 0.975))
+    assert torch.stack(first).tolist() == pytest.approx(((high - low) / 2).tolist())
+    same = bayes.calibration_intervals(
+        outputs[:, :1].expand(2, 8, 5, 3), labels[:1].expand(8, 5), resamples=5
+    )
+    assert torch.stack(same).abs().max() < 1e-12
+
+
 def test_nan_in_a_sample_is_refused():
     outputs = torch.zeros(3, 4, 2)
     outputs[1, 2, 0] = torch.nan
@@ -74,6 +103,10 @@ def test_nan_in_a_sample_is_refused():
 
 
 WRONG = {
+    "resamples": (
+        lambda: bayes.calibration_intervals(torch.zeros(1, 2, 2), torch.zeros(2).long(), resamples=1),
+        "resamples: expected a whole number of at least 2, got 1. E.g. resamples=200.",
+    ),
     "labels": (
         lambda: bayes.calibration(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)),
         (

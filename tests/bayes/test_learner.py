@@ -31,9 +31,12 @@ def build(
     )
 
 
+def tasks_of_sinusoids() -> mf.data.Sinusoids:
+    return mf.data.Sinusoids(shots=5, queries=6, dtype=torch.float64)
+
+
 def batch(tasks: int = 4, seed: int = 0):
-    draws = torch.Generator().manual_seed(seed)
-    return mf.data.Sinusoids(shots=5, queries=6, dtype=torch.float64).sample(tasks, draws)
+    return tasks_of_sinusoids().sample(tasks, torch.Generator().manual_seed(seed))
 
 
 def parameters(learner: bayes.BayesianLearner) -> torch.Tensor:
