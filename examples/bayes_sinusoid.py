@@ -37,7 +37,8 @@ class Options:
     lr: float = 2e-3
     inner_steps: int = 5
     inner_lr: float = 0.05  # In units of the noise's variance.
-    samples: int = 5
+    samples: int = 10
+    outer: Literal["predictive", "expected"] = "predictive"  # The outer loss: ibaml's (4), or its bound (5).
     variance: float = 1e-3  # Of the prior at the start.
     divergence: float = 0.02  # The weight of the divergence beside the mean loss; 1 / shots is Bayes' rule.
     test_tasks: int = 500
@@ -72,9 +73,18 @@ def gaussian_nll(std: float):
 def main(options: Options) -> None:
     steps, tests = (5, 20) if options.quick else (options.steps, options.test_tasks)
     torch.manual_seed(options.seed)
+
+    def predictive_nll(outputs: Tensor, targets: Tensor) -> Tensor:
+        return bayes.regression_nll(outputs, targets, options.noise).mean()
+
     net = nn.Sequential(nn.Linear(1, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 1))
     prior = bayes.Prior(net, options.variance)
-    optimizer = torch.optim.Adam(prior.parameters(), lr=options.lr)
+    # Log-variances have a long way to go, and Adam moves every parameter by about its learning rate.
+    groups = [
+        {"params": prior.module.parameters()},
+        {"params": prior.log_variance.parameters(), "lr": 10 * options.lr},
+    ]
+    optimizer = torch.optim.Adam(groups, lr=options.lr)
     learner = bayes.BayesianLearner(
         prior,
         gaussian_nll(options.noise),
@@ -85,11 +95,11 @@ def main(options: Options) -> None:
         mf.Explicit() if options.method == "abml" else mf.Implicit(mf.CG(max_steps=10, damping=1.0)),
         kl_weight=options.divergence,
         samples=options.samples,
-        sampling=mf.Loop(),
+        outer_loss=predictive_nll if options.outer == "predictive" else None,
         test_samples=100,
         scheduler=torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps),
         clip=100.0,
-        metrics={"nll": lambda outputs, y: bayes.regression_nll(outputs, y, options.noise).mean()},
+        metrics={"nll": predictive_nll},
         seed=options.seed,
     )
     tasks, draws = Halves(options.shots, options.noise), torch.Generator().manual_seed(options.seed)

@@ -720,10 +720,9 @@ def other_fast_weights() -> ValueError:
     )
 
 
-def not_installed(name: str, extra: str) -> ImportError:
-    return ImportError(
-        _say(name, f"the package {extra}", "none installed", f'run pip install "metafunc[{extra}]"')
-    )
+def not_installed(name: str, package: str, extra: str, otherwise: str = "") -> ImportError:
+    do = f"run pip install 'metafunc[{extra}]'" + (f", or {otherwise}" if otherwise else "")
+    return ImportError(_say(name, f"the package {package}", "none installed", do))
 
 
 def two_estimators(estimator: str) -> ValueError:

@@ -91,22 +91,28 @@ def wanted(w: Tensor, tasks: Task, alpha: float) -> Tensor:
     return (ahead - alpha * (hessian @ ahead[..., None])[..., 0]).mean(1)
 
 
-def estimator(name: str, rho: float, alpha: float) -> mf.Estimator:
-    """The method of that name."""
+def estimator(name: str, rho: float, alpha: float, share: float) -> mf.Estimator:
+    """The method of that name, with a share of the displacement of Theorem 4.17 where it has that."""
     if name == "MAML":
         return mf.Explicit()
     if name == "FO-MAML":
         return mf.FirstOrder()
-    away = 1 / (6 * rho * alpha) if name == "HF-MAML, Theorem 4.17" else None
+    away = share / (6 * rho * alpha) if name == "HF-MAML, Theorem 4.17" else None
     return mf.Explicit(curvature=mf.CentralDifference(displacement=away))
 
 
 def descend(
-    name: str, tasks: Task, start: Tensor, steps: int, alpha: float = ALPHA, constant: float = LONGER
+    name: str,
+    tasks: Task,
+    start: Tensor,
+    steps: int,
+    alpha: float = ALPHA,
+    constant: float = LONGER,
+    share: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """``||grad F||`` before every step, [steps, families], and the last points."""
     rho = float(4 / (3 * 3**0.5) * (tasks[0].norm(dim=-1) ** 3).mean(-1).max())
-    adapt = estimator(name, rho, alpha)(mf.gradient_descent(loss, lr=alpha, steps=1))
+    adapt = estimator(name, rho, alpha, share)(mf.gradient_descent(loss, lr=alpha, steps=1))
     one = vmap(grad(lambda w, task: loss(adapt(w, task), task)), in_dims=(None, 0))
     mean = vmap(lambda w, tasks: one(w, tasks).mean(0))
     norms_of = vmap(lambda w, tasks: gradient_norms(loss, w, tasks))
@@ -148,7 +154,7 @@ def descents(options: Options) -> list[Row]:
 
 
 def floors(options: Options) -> list[Row]:
-    """The other panels: where FO-MAML and HF-MAML stall, against alpha and against sigma."""
+    """Where FO-MAML and HF-MAML stall, against alpha and sigma, and HF-MAML against its displacement."""
     shares = [1.0, 0.25] if options.quick else [1.0, 0.5, 0.25, 0.125, 0.0625]
     rows: list[Row] = []
     for name in ("FO-MAML", "HF-MAML, Theorem 4.17"):
@@ -164,6 +170,14 @@ def floors(options: Options) -> list[Row]:
         rows += [
             {"panel": "sigma", "method": name, "seed": k // len(shares), "x": float(x), "norm": float(norm)}
             for k, (x, norm) in enumerate(zip(sigma(end, tasks), path[-1], strict=True))
+        ]
+    name = "HF-MAML, Theorem 4.17"
+    tasks, start = draw(options.seeds, [1.0])
+    for share in shares[:4]:
+        path, _ = descend(name, tasks, start, options.floor_steps, share=share)
+        rows += [
+            {"panel": "displacement", "method": name, "seed": seed, "x": share, "norm": float(norm)}
+            for seed, norm in enumerate(path[-1])
         ]
     return rows
 
@@ -214,7 +228,7 @@ def main(options: Options) -> None:
     rows = descents(options) + floors(options)
     table: list[Row] = []
     for name in ("FO-MAML", "HF-MAML, Theorem 4.17"):
-        for panel in ("alpha", "sigma"):
+        for panel in ("alpha", "sigma", "displacement")[: 2 if name == "FO-MAML" else 3]:
             found = [slope(x, y) for x, y in of_families(rows, panel, name)]
             spread = {"slope": float(np.mean(found)), "least": min(found), "largest": max(found)}
             table.append({"method": name, "against": panel} | spread)
@@ -246,6 +260,10 @@ def main(options: Options) -> None:
             <= 2 * ends["HF-MAML"],
             "FO-MAML stalls in proportion to alpha: slope 1 within 0.15": abs(table[0]["slope"] - 1) < 0.15,
             "and to sigma: slope 1 within 0.15": abs(table[1]["slope"] - 1) < 0.15,
+            "HF-MAML stalls at the square of its displacement: slope 2 within 0.15": abs(
+                table[-1]["slope"] - 2
+            )
+            < 0.15,
         }
     )
 

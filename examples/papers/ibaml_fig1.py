@@ -25,9 +25,7 @@ prior at the first step has a mean from N(0, 0.1 I) and the variance ``--varianc
 
 from __future__ import annotations
 
-import csv
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,6 +33,7 @@ import torch
 import tyro
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from report import Row, Run, print_table, save, verdict, write_csv
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -47,7 +46,7 @@ COLOURS = ("#c8553d", "#9db4c8", "#1b3a5c", "#8fc3b5", "#1d7f72")
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Run):
     """The size of the experiment."""
 
     tasks: int = 8  # In each draw.
@@ -59,8 +58,6 @@ class Options:
     weights: tuple[float, ...] = (SIGMA**2, 1.0)  # Of the divergence beside half the sum of squares.
     largest: float = 100.0  # The largest eigenvalue of X X^T of the points to learn from.
     variance: float = 1.0  # Of the prior.
-    quick: bool = False  # One small draw, in seconds.
-    out: Path = Path("runs/papers")
 
 
 @dataclass(frozen=True)
@@ -137,10 +134,10 @@ def estimates(tasks: Tasks, options: Options, weight: float, steps: int, seed: i
     return lines
 
 
-def errors(options: Options, weight: float, seed: int) -> list[dict[str, Any]]:
+def errors(options: Options, weight: float, seed: int) -> list[Row]:
     tasks = draw(options, seed)
     wanted = exact(tasks, weight)
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for steps in options.steps:
         for name, found in estimates(tasks, options, weight, steps, seed).items():
             error = np.linalg.norm(found - wanted, axis=-1) / np.linalg.norm(wanted, axis=-1)
@@ -150,29 +147,28 @@ def errors(options: Options, weight: float, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def of_line(rows: list[dict[str, Any]], name: str) -> tuple[list[int], Array]:
+def of_line(rows: list[Row], name: str) -> tuple[list[int], Array]:
     """Steps, and the errors [seeds, steps]."""
     steps, seeds = (sorted({row[key] for row in rows}) for key in ("steps", "seed"))
     cell = {(row["seed"], row["steps"]): row["nrmse"] for row in rows if row["estimator"] == name}
     return steps, np.array([[cell[seed, k] for k in steps] for seed in seeds])
 
 
-def verdict(rows: list[dict[str, Any]]) -> None:
-    """How far each line comes, and where it goes below the explicit one, seed by seed."""
+def summary(rows: list[Row]) -> list[Row]:
+    """How near each line comes, and where each draw's goes below the explicit one."""
     steps, explicit = of_line(rows, "explicit (ABML)")
-    print(
-        f"weight {rows[0]['weight']:g}: NRMSE at K = {steps[0]} and {steps[-1]}; first K below explicit, by seed"
-    )
+    table: list[Row] = []
     for name in dict.fromkeys(row["estimator"] for row in rows):
         error = of_line(rows, name)[1]
-        first = [
-            next((k for k, below in zip(steps, line, strict=True) if below), None)
-            for line in error < explicit
-        ]
-        print(f"    {name:20}{error.mean(0)[0]:12.3g}{error.mean(0)[-1]:12.3g}   {first}")
+        below = [[k for k, less in zip(steps, line, strict=True) if less] for line in error < explicit]
+        first = ", ".join(str(own[0]) if own else "-" for own in below)
+        ends = {f"K = {k}": float(error.mean(0)[i]) for i, k in ((0, steps[0]), (-1, steps[-1]))}
+        table.append({"weight": rows[0]["weight"], "estimator": name} | ends | {"below explicit from": first})
+    return table
 
 
-def chart(rows: list[dict[str, Any]], path: Path) -> None:
+def chart(rows: list[Row]) -> Figure:
+    """The errors against K, a panel for each weight."""
     weights = list(dict.fromkeys(row["weight"] for row in rows))
     figure = Figure(figsize=(5.4 * len(weights), 4.6), layout="constrained")
     for axes, weight in zip(figure.subplots(1, len(weights), squeeze=False)[0], weights, strict=True):
@@ -189,26 +185,37 @@ def chart(rows: list[dict[str, Any]], path: Path) -> None:
     figure.axes[0].set_ylabel("NRMSE (the band holds all seeds)")
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
-    figure.savefig(path, dpi=130)
-    print(f"wrote {path}")
+    return figure
 
 
 def main(options: Options) -> None:
-    if options.quick:
-        options = Options(tasks=2, seeds=1, steps=(1, 4), samples=8, out=options.out)
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    if options.quick:
+        options = replace(options, tasks=2, seeds=1, steps=(1, 4), samples=8)
+    rows: list[Row] = []
+    table: list[Row] = []
     for weight in options.weights:
         own = [row for seed in range(options.seeds) for row in errors(options, weight, seed)]
-        verdict(own)
+        table += summary(own)
         rows += own
-    options.out.mkdir(parents=True, exist_ok=True)
-    with (options.out / "ibaml_fig1.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"wrote {options.out / 'ibaml_fig1.csv'}")
-    chart(rows, options.out / "ibaml_fig1.png")
+    print_table("NRMSE, means over draws; the first K below explicit, by draw", table)
+    out = options.out / "ibaml_fig1"
+    write_csv(rows, out / "lines.csv")
+    write_csv(table, out / "summary.csv")
+    save(chart(rows), out / "ibaml_fig1.png")
+    last = f"K = {options.steps[-1]}"
+    claims: dict[str, bool] = {}
+    for weight in options.weights:
+        of = {row["estimator"]: row for row in table if row["weight"] == weight}
+        explicit, implicit = of["explicit (ABML)"], of[f"implicit, L = {options.cg_steps[-1]}"]
+        closed = of[f"closed form, L = {options.cg_steps[-1]}"]
+        first = f"K = {options.steps[0]}"
+        claims[f"weight {weight:g}: implicit ends nearer than explicit"] = implicit[last] < explicit[last]
+        claims[f"weight {weight:g}: explicit starts nearer than implicit"] = explicit[first] < implicit[first]
+        claims[f"weight {weight:g}: explicit starts nearer than the closed form"] = (
+            explicit[first] < closed[first]
+        )
+    verdict(claims)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def chart(rows: list[Row]) -> Figure:
 
 def main(options: Options) -> None:
     torch.set_num_threads(1)
-    steps, cg_steps = ((1, 3), (2,)) if options.quick else (options.steps, options.cg_steps)
+    steps, cg_steps = ((1, 2, 4), (2,)) if options.quick else (options.steps, options.cg_steps)
     names = ["MAML", *(f"iMAML, L = {n}" for n in cg_steps), "ABML", *(f"iBaML, L = {n}" for n in cg_steps)]
     cells = [(name, k) for name in names for k in steps]
     rows = [cell(name, k, options) for name, k in track(cells, description="cells")]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from metafunc.bayes import errors
 from metafunc.bayes.predict import class_log_probabilities
+from metafunc.errors import not_installed
 
 
 class Calibration(NamedTuple):
@@ -148,5 +149,5 @@ def _torchmetrics() -> Any:
     try:
         from torchmetrics.functional import classification
     except ImportError as error:
-        raise errors.missing_package("torchmetrics", "calibration errors") from error
+        raise not_installed("calibration", "torchmetrics", "bayes") from error
     return classification

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -92,11 +91,3 @@ def not_outputs(expected: str, outputs: Any, targets: Any) -> ValueError:
 def not_a(name: str, expected: str, value: Any) -> TypeError:
     """A value of another kind."""
     return TypeError(f"{name}: expected {expected}, got {describe(value)}. Give {name} such a value.")
-
-
-def missing_package(package: str, purpose: str, kinds: Iterable[str] = ("bayes",)) -> ImportError:
-    """A package of an extra that is not installed."""
-    return ImportError(
-        f"{package}: expected this package for {purpose}, but it is not installed. "
-        f"Run `pip install 'metafunc[{','.join(kinds)}]'`."
-    )

@@ -18,7 +18,7 @@ from metafunc.bayes.predict import predict
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
 from metafunc.functional import Functional, functional
-from metafunc.inner import Inner
+from metafunc.inner import Inner, scalar
 from metafunc.metagrad import Batching, Vmap, meta_grad
 from metafunc.outer import MetaStep, OuterLoop, count, sets
 from metafunc.tree import Tree
@@ -28,7 +28,8 @@ class BayesianLearner(OuterLoop):
     """Posteriors of tasks, meta-gradient and update of their prior, around a module and a ``torch.optim`` optimizer.
 
     What :class:`~metafunc.MetaOptimizer` is to point estimates. The outer loss is the expected loss of the query set
-    under the posterior, which bounds the posterior predictive's from above (Jensen), with samples of their own.
+    under the posterior, ibaml (5), with samples of its own. It bounds the posterior predictive's loss (4) from above
+    (Jensen), and never rewards a posterior for being wide; ``outer_loss=`` takes (4) itself.
 
     With ``Explicit()`` and ``hyperprior=`` this is ABML as ibaml compares to, with ``Implicit()`` it is iBaML.
 
@@ -46,6 +47,8 @@ class BayesianLearner(OuterLoop):
         antithetic: As for :func:`noise`.
         variance: As for :class:`Elbo`.
         sampling: As for :class:`Elbo`.
+        outer_loss: ``outer_loss(outputs, targets) -> scalar`` of the outputs of all samples, samples first, such as the
+            mean of :func:`regression_nll`, in place of the mean over the samples of ``loss_fn``.
         hyperprior: A function of ``theta`` that is added to the outer loss, see :func:`gamma_hyperprior`.
         tasks: How the tasks of a batch are run: ``Vmap()``, ``Vmap(chunk=...)`` or ``Loop()``, equal in result.
         scheduler: A learning-rate scheduler of ``optimizer``, stepped after it.
@@ -72,6 +75,7 @@ class BayesianLearner(OuterLoop):
         antithetic: bool = False,
         variance: float | None = None,
         sampling: Batching = Vmap(),
+        outer_loss: Callable[[Any, Any], Tensor] | None = None,
         hyperprior: Callable[[Gaussian], Tensor] | None = None,
         tasks: Batching = Vmap(),
         scheduler: Any = None,
@@ -87,7 +91,7 @@ class BayesianLearner(OuterLoop):
         self.model: Functional = functional(prior.module, loss_fn)
         self.elbo = Elbo(self.model, kl_weight, variance, sampling)
         self.inner, self.estimator = inner(self.elbo.problem), estimator
-        self._hyperprior = hyperprior
+        self._outer_loss, self._hyperprior = outer_loss, hyperprior
         self._tasks = tasks
         self._metrics = dict(metrics or {})
         self._draws = {"train": samples, "test": test_samples}, antithetic
@@ -121,7 +125,7 @@ class BayesianLearner(OuterLoop):
         return MetaStep(result.value, metrics, result.stats, size)
 
     def evaluate(self, tasks: Any) -> dict[str, Tensor]:
-        """The expected loss (``"loss"``) and the metrics of every task's query set; nothing is changed.
+        """The outer loss without hyper-prior (``"loss"``) and the metrics of every task; nothing is changed.
 
         The noise is the same at every call.
 
@@ -134,7 +138,8 @@ class BayesianLearner(OuterLoop):
 
         def one(theta: Gaussian, support: Tree, inside: Tree, query: Tree) -> tuple[Tree, Tree]:
             outputs, losses = self._answers(self._test_adapt(theta, support, inside), *query)
-            return (), {"loss": losses.mean(), **self._measure(outputs, query[0][1])}
+            loss = self._pooled(outputs, losses, query[0][1])
+            return (), {"loss": loss, **self._measure(outputs, query[0][1])}
 
         return self._test(one, tasks)
 
@@ -168,8 +173,17 @@ class BayesianLearner(OuterLoop):
     def _outer(self, phi: Gaussian, theta: Gaussian, query: Tree) -> tuple[Tensor, dict[str, Tensor]]:
         outputs, losses = self._answers(phi, *query)
         fixed = tree.map(lambda x: x.detach(), outputs)
-        loss = losses.mean() if self._hyperprior is None else losses.mean() + self._hyperprior(theta)
+        loss = self._pooled(outputs, losses, query[0][1])
+        loss = loss if self._hyperprior is None else loss + self._hyperprior(theta)
         return loss, self._measure(fixed, query[0][1])
+
+    def _pooled(self, outputs: Tree, losses: Tensor, targets: Tree) -> Tensor:
+        """One loss of all samples."""
+        return (
+            losses.mean()
+            if self._outer_loss is None
+            else scalar(self._outer_loss, "outer_loss")(outputs, targets)
+        )
 
     def _answers(self, phi: Gaussian, batch: Tree, z: Tree) -> tuple[Tree, Tensor]:
         """The outputs and the loss of every sample."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from metafunc.bayes import errors
 from metafunc.bayes.calibration import calibration, reliability
 from metafunc.bayes.predict import Predictive
+from metafunc.errors import not_installed
 
 _DARK, _PALE, _GOOD, _BAD = "#22313f", "#c3cdd4", "#2a9d8f", "#e4572e"
 
@@ -96,5 +97,5 @@ def _figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise errors.missing_package("matplotlib", "pictures") from error
+        raise not_installed("pictures", "matplotlib", "bayes") from error
     return Figure

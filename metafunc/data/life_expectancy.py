@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metafunc.data.tasks import Tasks, check_count, check_float, check_generator, refusal
+from metafunc.errors import not_installed
 
 COUNTRIES = {"train": 100, "val": 20, "test": 22}
 """How many of the 142 countries each split has."""
@@ -140,10 +141,7 @@ def _gapminder() -> tuple[list[str], Tensor, Tensor]:
 
         table: Any = plotly.data.gapminder(return_type="pandas")
     except ImportError as error:
-        raise ImportError(
-            "LifeExpectancy reads the data that plotly ships, with pandas: "
-            "install them with pip install 'metafunc[data]'."
-        ) from error
+        raise not_installed("LifeExpectancy", "plotly, whose data it reads with pandas", "data") from error
     lives = table.pivot(index="country", columns="year", values="lifeExp")
     years = torch.tensor([float(year) for year in lives.columns], dtype=torch.float64)
     names = [str(country) for country in lives.index]

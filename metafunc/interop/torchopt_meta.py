@@ -250,5 +250,5 @@ def _functional(name: str, **options: Any) -> Any:
     try:
         torchopt = importlib.import_module("torchopt")
     except ImportError as error:
-        raise errors.not_installed(f"torchopt.{name}", "torchopt") from error
+        raise errors.not_installed(f"torchopt.{name}", "torchopt", "torchopt") from error
     return getattr(torchopt, name)(**options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from metafunc.training import errors
+from metafunc.errors import not_installed
 
 
 class Display:
@@ -24,7 +24,7 @@ class Display:
             from rich import progress
             from rich.console import Console
         except ImportError as error:
-            raise errors.missing_package("rich", "the progress bar", "pass show=False") from error
+            raise not_installed("show", "rich", "train", "pass show=False") from error
         columns: list[Any] = [
             "[progress.description]{task.description}",
             progress.BarColumn(None),

@@ -63,11 +63,3 @@ def not_a_checkpoint(path: Path, reason: str) -> ValueError:
         f"{path}: expected a checkpoint of this library, got a file that cannot be read ({reason}). "
         f"Remove it to begin anew, or name another folder."
     )
-
-
-def missing_package(package: str, purpose: str, otherwise: str) -> ImportError:
-    """A package of the extra ``train`` that is not installed."""
-    return ImportError(
-        f"{package}: expected this package for {purpose}, but it is not installed. "
-        f"Run `pip install 'metafunc[train]'`, or {otherwise}."
-    )

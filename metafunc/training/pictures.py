@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from metafunc.training import errors, record
+from metafunc.errors import not_installed
+from metafunc.training import record
 
 _DARK, _PALE, _GOOD, _BAD = "#22313f", "#c3cdd4", "#2a9d8f", "#e4572e"
 
@@ -116,5 +117,5 @@ def _figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise errors.missing_package("matplotlib", "pictures", "read the CSV files instead") from error
+        raise not_installed("pictures", "matplotlib", "train", "read the CSV files instead") from error
     return Figure

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from metafunc.training import errors
+from metafunc.errors import not_installed
 
 
 class Table:
@@ -56,9 +56,7 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise errors.missing_package(
-                "tensorboard", "its event files", "pass tensorboard=False"
-            ) from error
+            raise not_installed("tensorboard", "tensorboard", "train", "pass tensorboard=False") from error
         self._writer = SummaryWriter(str(folder), purge_step=last + 1)
 
     def add(self, group: str, row: Mapping[str, Any]) -> None:

@@ -130,8 +130,8 @@ def test_errors_say_what_to_do(make, text):
 def test_without_torchmetrics_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
     text = (
-        "torchmetrics: expected this package for calibration errors, but it is not installed. "
-        "Run `pip install 'metafunc[bayes]'`."
+        "calibration: expected the package torchmetrics, got none installed. "
+        "Run pip install 'metafunc[bayes]'."
     )
     with pytest.raises(ImportError, match=f"^{re.escape(text)}$"):
         bayes.calibration(*FOUR)

@@ -252,3 +252,50 @@ WRONG = {
 def test_errors_say_what_to_do(make, kind, text):
     with pytest.raises(kind, match=f"^{re.escape(text)}"):
         make()
+
+
+def test_an_outer_loss_of_all_samples_takes_the_place_of_the_mean_over_them():
+    def pooled(outputs, targets):
+        return bayes.regression_nll(outputs, targets, 0.5).mean()
+
+    tasks, theta = batch(3), build().prior.theta
+    one, two = build(outer_loss=pooled), build(outer_loss=pooled, hyperprior=lambda theta: flat(theta).sum())
+    metric = build(metrics={"pooled": pooled})
+    found = one.evaluate(tasks)["loss"]
+    assert torch.equal(found, metric.evaluate(tasks)["pooled"])
+    assert not torch.allclose(found, metric.evaluate(tasks)["loss"])
+    steps = one.step(tasks), two.step(tasks), metric.step(tasks)
+    assert steps[0].loss.item() == pytest.approx(steps[2].metrics["pooled"].item())
+    # A sum as the hyper-prior has the gradient 1 in every number.
+    assert torch.allclose(grads(two), grads(one) + 1)
+    assert steps[1].loss.item() == pytest.approx((steps[0].loss + flat(theta).sum()).item())
+
+
+def test_the_gradient_of_a_pooled_loss_is_that_of_differences():
+    def pooled(outputs, targets):
+        return bayes.regression_nll(outputs, targets, 0.5).mean()
+
+    tasks, push = batch(2), 1e-5
+    learner = build(outer_loss=pooled)
+    before = parameters(learner).clone()
+    learner.step(tasks)
+    slopes = grads(learner)
+    direction = torch.randn(before.shape, generator=torch.Generator().manual_seed(3), dtype=before.dtype)
+
+    def loss_at(shift: float) -> float:
+        moved = build(outer_loss=pooled)
+        start = 0
+        for part in moved.prior.parts.values():
+            for p in part.values():
+                p.data += shift * direction[start : start + p.numel()].reshape(p.shape)
+                start += p.numel()
+        return moved.step(tasks).loss.item()
+
+    found = (loss_at(push) - loss_at(-push)) / (2 * push)
+    assert found == pytest.approx((slopes @ direction).item(), rel=1e-6)
+
+
+def test_an_outer_loss_that_is_no_scalar_is_refused():
+    learner = build(outer_loss=lambda outputs, targets: outputs - targets)
+    with pytest.raises(ValueError, match="outer_loss: expected"):
+        learner.step(batch())

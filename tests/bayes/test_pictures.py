@@ -33,7 +33,7 @@ def test_nothing_to_draw(tmp_path):
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    text = "matplotlib: expected this package for pictures, but it is not installed. Run `pip install 'metafunc[bayes]'`."
+    text = "pictures: expected the package matplotlib, got none installed. Run pip install 'metafunc[bayes]'."
     with pytest.raises(ImportError, match=f"^{re.escape(text)}$"):
         bayes.draw_reliability(
             {"a": (torch.zeros(1, 2, 3), torch.zeros(2, dtype=torch.int64))}, tmp_path / "x.png"

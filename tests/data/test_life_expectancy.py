@@ -89,8 +89,8 @@ def test_errors_say_what_to_do(make, text):
 def test_without_plotly_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.data", None)
     text = (
-        "LifeExpectancy reads the data that plotly ships, with pandas: "
-        "install them with pip install 'metafunc[data]'."
+        "LifeExpectancy: expected the package plotly, whose data it reads with pandas, got none installed. "
+        "Run pip install 'metafunc[data]'."
     )
     with pytest.raises(ImportError, match=f"^{re.escape(text)}$"):
         LifeExpectancy()

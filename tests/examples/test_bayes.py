@@ -27,22 +27,6 @@ def run(script: str, out: Path, *options: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_figure_1(tmp_path: Path) -> None:
-    rows = run("papers/ibaml_fig1.py", tmp_path)
-    lines = {row["estimator"] for row in rows}
-    assert len(lines) == 5
-    assert len(rows) == 2 * 2 * len(lines)
-    assert all(float(row["nrmse"]) > 0 for row in rows)
-    assert (tmp_path / "ibaml_fig1.png").stat().st_size > 10_000
-
-
-def test_figure_2(tmp_path: Path) -> None:
-    rows = run("papers/ibaml_fig2.py", tmp_path)
-    assert {row["estimator"] for row in rows} == {"MAML", "iMAML, L = 2", "ABML", "iBaML, L = 2"}
-    assert all(float(row["seconds"]) > 0 and int(row["tensor_bytes"]) > 0 for row in rows)
-    assert (tmp_path / "ibaml_fig2.png").stat().st_size > 10_000
-
-
 @pytest.mark.parametrize("method", ["abml", "ibaml"])
 def test_sinusoid(tmp_path: Path, method: str) -> None:
     (row,) = run("bayes_sinusoid.py", tmp_path, "--method", method)

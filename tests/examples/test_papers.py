@@ -79,6 +79,9 @@ def test_fobmaml_improves_with_inner_steps_and_passes_imaml_with_few_cg_steps(tm
     assert len(set(first.values())) == 1
     assert all(last[name] < 0.5 * first[name] for name in first)
     assert last["FO-B-MAML"] < min(last["FO-MAML"], last["Reptile"])
+    # Where the descents end: nothing can be left below the minimum.
+    ends = {row["method"]: float(row["mean"]) for row in read(tmp_path / "fobmaml_fig1/limits.csv")}
+    assert all(0 < value < 1e-3 for value in ends.values())
 
 
 def test_first_order_maml_stalls_where_hessian_free_maml_goes_on(tmp_path):
@@ -88,6 +91,7 @@ def test_first_order_maml_stalls_where_hessian_free_maml_goes_on(tmp_path):
     }
     assert slopes["FO-MAML", "alpha"] == pytest.approx(1, abs=0.15)
     assert slopes["FO-MAML", "sigma"] == pytest.approx(1, abs=0.15)
+    assert slopes["HF-MAML, Theorem 4.17", "displacement"] == pytest.approx(2, abs=0.15)
     ends = {row.pop("method"): [float(x) for x in row.values()] for row in read(tmp_path / "hfmaml/ends.csv")}
     assert ends["FO-MAML"][1] == pytest.approx(ends["FO-MAML"][0], rel=0.01)
     assert ends["FO-MAML"][1] > 1e-3
@@ -124,3 +128,88 @@ def test_binomial_falls_faster_with_its_order_than_truncated(tmp_path):
             assert means["Binomial", n, seed] < means["Truncated", n, seed]
             # The rescaled learning rate leaves an error of first order.
             assert means["Binomial", n, seed] < 0.5 * means["Binomial, rescaled lr", n, seed]
+
+
+def costs(path: Path, keys: tuple[str, str], figure: str) -> dict[tuple[str, int], float]:
+    """A figure by a name and a number."""
+    return {(row[keys[0]], int(row[keys[1]])): float(row[figure]) for row in read(path)}
+
+
+def test_memory_of_imaml_does_not_grow_with_inner_steps(tmp_path):
+    run("imaml_fig2b", tmp_path)
+    path, keys = tmp_path / "imaml_fig2b/costs.csv", ("method", "steps")
+    memory, seconds = costs(path, keys, "megabytes"), costs(path, keys, "seconds")
+    assert set(memory) == {(name, k) for name in ("MAML", "FOMAML", "iMAML") for k in (2, 8)}
+    assert all(value > 0 for value in seconds.values())
+    for name in ("FOMAML", "iMAML"):
+        assert memory[name, 8] < 1.05 * memory[name, 2]
+    # Eight steps hold eight graphs and two hold two, beside what does not depend on their number.
+    assert 2 < memory["MAML", 8] / memory["MAML", 2] < 4
+
+
+def test_table_2_trains_every_method_from_every_seed(tmp_path):
+    run("imaml_table2", tmp_path)
+    rows = read(tmp_path / "imaml_table2/runs.csv")
+    methods = ["MAML", "first-order MAML", "Reptile", "iMAML, GD", "iMAML, Hessian-free"]
+    assert [row["method"] for row in rows] == methods
+    assert all(row["steps"] == "2" and 0 < float(row["accuracy"]) < 100 for row in rows)
+    assert len({row["accuracy"] for row in rows}) > 1
+    means = read(tmp_path / "imaml_table2/means.csv")
+    assert [row["paper"] for row in means] == ["98.7", "98.3", "97.68", "99.16", "99.5"]
+
+
+def test_cost_of_binomial_has_the_ends_of_first_order_and_exact(tmp_path):
+    run("binommaml_fig4", tmp_path)
+    path, keys = tmp_path / "binommaml_fig4/costs.csv", ("method", "L")
+    memory = costs(path, keys, "megabytes")
+    assert set(memory) == {(name, n) for name in ("TruncMAML", "BinomMAML") for n in range(6)}
+    for n in (0, 5):
+        assert memory["TruncMAML", n] == pytest.approx(memory["BinomMAML", n], rel=0.02)
+    line = [memory["BinomMAML", n] for n in range(1, 5)]
+    assert line == sorted(line, reverse=True)
+    assert all(float(row["use"]) > 0 for row in read(path))
+
+
+def test_methods_of_figure_5_see_the_same_tasks(tmp_path):
+    run("binommaml_fig5", tmp_path)
+    rows = {row["method"]: row for row in read(tmp_path / "binommaml_fig5/runs.csv")}
+    assert len(rows) == 8
+    assert float(rows["MAML"]["loss apart"]) == float(rows["MAML"]["parameters apart"]) == 0
+    for name, row in rows.items():
+        if name != "MAML":
+            assert float(row["parameters apart"]) > 0
+    assert float(rows["BinomMAML, L = 2"]["parameters apart"]) < float(rows["FOMAML"]["parameters apart"])
+
+
+def test_figure_1_of_ibaml(tmp_path):
+    run("ibaml_fig1", tmp_path)
+    rows = read(tmp_path / "ibaml_fig1/lines.csv")
+    assert len({row["estimator"] for row in rows}) == 5
+    assert len(rows) == 2 * 2 * 5
+    assert all(float(row["nrmse"]) > 0 for row in rows)
+
+
+def test_costs_of_ibaml_do_not_grow_with_inner_steps(tmp_path):
+    run("ibaml_fig2", tmp_path)
+    memory = costs(tmp_path / "ibaml_fig2/costs.csv", ("estimator", "steps"), "memory")
+    assert set(memory) == {
+        (n, k) for n in ("MAML", "iMAML, L = 2", "ABML", "iBaML, L = 2") for k in (1, 2, 4)
+    }
+    for name in ("iMAML, L = 2", "iBaML, L = 2"):
+        assert memory[name, 4] < 1.05 * memory[name, 1]
+    for name in ("MAML", "ABML"):
+        assert memory[name, 4] > 1.5 * memory[name, 1]
+
+
+def test_table_1_of_ibaml_judges_every_method_on_the_same_tasks(tmp_path):
+    run("ibaml_table1", tmp_path)
+    rows = read(tmp_path / "ibaml_table1/test.csv")
+    assert [row["method"] for row in rows] == [
+        "MAML, K = 5",
+        "ABML, K = 5",
+        *(f"iBaML, K = {k}" for k in (5, 10, 15)),
+    ]
+    for row in rows:
+        assert all(0 <= float(row[name]) <= 1 for name in ("accuracy", "ece", "mce"))
+        assert float(row["nll"]) > 0 < float(row["nll_interval"])
+    assert (tmp_path / "ibaml_table1/reliability_1-shot.png").stat().st_size > 10_000

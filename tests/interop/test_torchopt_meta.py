@@ -425,7 +425,7 @@ def test_refusals_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
     frozen = mlp().requires_grad_(False)
     assert "that requires a gradient" in message(ValueError, lambda: ours.MetaSGD(frozen, 0.1))
     monkeypatch.setitem(sys.modules, "torchopt", None)
-    assert 'pip install "metafunc[torchopt]"' in message(ImportError, lambda: ours.MetaSGD(net, 0.1))
+    assert "pip install 'metafunc[torchopt]'" in message(ImportError, lambda: ours.MetaSGD(net, 0.1))
 
 
 @pytest.mark.parametrize("estimator", [mf.Explicit(), mf.FirstOrder()], ids=repr)

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import Any
 
+from metafunc.errors import not_installed
+
 
 def optional(module: str, package: str) -> Any:
     """A module of a package that the extra `data` installs.
@@ -13,7 +15,4 @@ def optional(module: str, package: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(
-            f"{package}: expected it to be installed, since the data needs it, got none. "
-            "Run pip install 'metafunc[data]'."
-        ) from error
+        raise not_installed("data of this form", package, "data") from error

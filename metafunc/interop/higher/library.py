@@ -20,7 +20,7 @@ def load(module: str = "higher") -> Any:
             warnings.simplefilter("ignore", SyntaxWarning)  # of its source, when it is compiled
             return importlib.import_module(module)
     except ImportError as error:
-        raise errors.not_installed("metafunc.interop.higher", "higher") from error
+        raise errors.not_installed("metafunc.interop.higher", "higher", "higher") from error
 
 
 def attribute(module: str, name: str) -> Any:

@@ -73,7 +73,7 @@ def test_a_broken_image_is_named(cut: int) -> None:
 def test_a_missing_package_is_named(module: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     text = (
-        f"{package}: expected it to be installed, since the data needs it, got none. "
+        f"data of this form: expected the package {package}, got none installed. "
         "Run pip install 'metafunc[data]'."
     )
     with pytest.raises(ImportError, match=f"^{re.escape(text)}$"):
