@@ -30,7 +30,7 @@ def describe(x: Any) -> str:
     return f"{type(x).__name__} {x!r}"[:80]
 
 
-def _say(where: str, expected: str, got: str, do: str) -> str:
+def say(where: str, expected: str, got: str, do: str) -> str:
     return f"{where}: expected {expected}, got {got}. {do[0].upper()}{do[1:]}."
 
 
@@ -38,21 +38,21 @@ def _say(where: str, expected: str, got: str, do: str) -> str:
 
 
 def out_of_range(name: str, value: Any, expected: str, hint: str) -> ValueError:
-    return ValueError(_say(name, expected, repr(value), f"give {name} such a value, {hint}"))
+    return ValueError(say(name, expected, repr(value), f"give {name} such a value, {hint}"))
 
 
 def not_a(name: str, expected: str, value: Any) -> TypeError:
     got = describe(value) if not isinstance(value, type) else f"the class {value.__name__}"
-    return TypeError(_say(name, expected, got, f"give {name} one of these"))
+    return TypeError(say(name, expected, got, f"give {name} one of these"))
 
 
 def not_callable(name: str, signature: str, value: Any) -> TypeError:
-    return TypeError(_say(name, f"a function {signature}", describe(value), "pass the function itself"))
+    return TypeError(say(name, f"a function {signature}", describe(value), "pass the function itself"))
 
 
 def loss_or_objective(solver: str) -> ValueError:
     return ValueError(
-        _say(
+        say(
             solver,
             "exactly one of loss= and objective=",
             "none or both",
@@ -63,13 +63,13 @@ def loss_or_objective(solver: str) -> ValueError:
 
 def nesterov_without_momentum() -> ValueError:
     return ValueError(
-        _say("nesterov", "a momentum above 0", "momentum=0", "give momentum=0.9, say, or leave nesterov out")
+        say("nesterov", "a momentum above 0", "momentum=0", "give momentum=0.9, say, or leave nesterov out")
     )
 
 
 def longer_than_path(option: str, value: int, steps: int, name: str) -> ValueError:
     return ValueError(
-        _say(
+        say(
             option,
             f"at most the {steps} steps of {name}",
             str(value),
@@ -86,7 +86,7 @@ def unlike_phi(where: str, expected: Any, got: Any) -> ValueError:
         expected, got = describe(expected), describe(got)
     got = str(got)
     return ValueError(
-        _say(where, expected, got, "give a tree like phi, in nesting, shapes, dtypes and devices")
+        say(where, expected, got, "give a tree like phi, in nesting, shapes, dtypes and devices")
     )
 
 
@@ -95,7 +95,7 @@ def unlike_phi(where: str, expected: Any, got: Any) -> ValueError:
 
 def empty_parameters(name: str) -> ValueError:
     return ValueError(
-        _say(
+        say(
             name,
             "a tree with at least one tensor",
             "an empty tree",
@@ -106,7 +106,7 @@ def empty_parameters(name: str) -> ValueError:
 
 def not_floating(name: str, path: str, leaf: Any) -> TypeError:
     return TypeError(
-        _say(
+        say(
             f"{name} at {path}",
             "a floating-point tensor",
             describe(leaf),
@@ -117,12 +117,12 @@ def not_floating(name: str, path: str, leaf: Any) -> TypeError:
 
 
 def not_scalar(name: str, value: Any) -> ValueError:
-    return ValueError(_say(name, "a scalar tensor", describe(value), "reduce it, for example with .mean()"))
+    return ValueError(say(name, "a scalar tensor", describe(value), "reduce it, for example with .mean()"))
 
 
 def other_structure(name: str, expected: Any, got: Any) -> ValueError:
     return ValueError(
-        _say(
+        say(
             name,
             f"phi with the structure {expected}",
             str(got),
@@ -133,7 +133,7 @@ def other_structure(name: str, expected: Any, got: Any) -> ValueError:
 
 def other_leaf(name: str, path: str, expected: Tensor, got: Any) -> ValueError:
     return ValueError(
-        _say(
+        say(
             f"{name} at {path}",
             describe(expected),
             describe(got),
@@ -144,7 +144,7 @@ def other_leaf(name: str, path: str, expected: Tensor, got: Any) -> ValueError:
 
 def captured(function: str, name: str) -> ZeroGradientError:
     return ZeroGradientError(
-        _say(
+        say(
             function,
             "a function of its arguments alone",
             f"one that captured {name!r}, a tensor that is being differentiated and would get no gradient",
@@ -155,7 +155,7 @@ def captured(function: str, name: str) -> ZeroGradientError:
 
 def not_an_optimizer(value: Any) -> TypeError:
     return TypeError(
-        _say(
+        say(
             "optimizer",
             "a functional optimizer with init and update such as torchopt.adam(lr=0.01), or a function from parameters "
             "to a torch.optim.Optimizer such as functools.partial(torch.optim.SGD, lr=0.1)",
@@ -167,7 +167,7 @@ def not_an_optimizer(value: Any) -> TypeError:
 
 def update_reads_values() -> TypeError:
     return TypeError(
-        _say(
+        say(
             "optimizer",
             "an update made of tensor operations",
             "one that turns a tensor into a Python number, which loses its derivative and cannot be batched",
@@ -178,7 +178,7 @@ def update_reads_values() -> TypeError:
 
 def update_without_derivative(why: str) -> TypeError:
     return TypeError(
-        _say(
+        say(
             "optimizer",
             "an update that can be differentiated with respect to the gradients",
             f"one that cannot ({why})",
@@ -192,13 +192,13 @@ def update_without_derivative(why: str) -> TypeError:
 
 def wrapped_twice(outer: str, inner: str) -> TypeError:
     return TypeError(
-        _say(outer, "an inner problem", f"one already wrapped in {inner}", "choose one of the two estimators")
+        say(outer, "an inner problem", f"one already wrapped in {inner}", "choose one of the two estimators")
     )
 
 
 def not_an_inner_problem(name: str, value: Any) -> TypeError:
     return TypeError(
-        _say(
+        say(
             name,
             "an inner problem",
             getattr(value, "__name__", None) or describe(value),
@@ -210,7 +210,7 @@ def not_an_inner_problem(name: str, value: Any) -> TypeError:
 
 def needs_path(name: str, inner: str) -> TypeError:
     return TypeError(
-        _say(
+        say(
             name,
             "an inner problem solved by steps it can follow",
             f"the black-box solver {inner}",
@@ -221,7 +221,7 @@ def needs_path(name: str, inner: str) -> TypeError:
 
 def no_objective() -> TypeError:
     return TypeError(
-        _say(
+        say(
             "gradient of the inner problem",
             "an inner problem with an objective",
             "one declared by a residual or a step",
@@ -232,7 +232,7 @@ def no_objective() -> TypeError:
 
 def needs_composed(inner: str) -> TypeError:
     return TypeError(
-        _say(
+        say(
             "GaussNewton",
             "a loss declared as mf.Composed(model, criterion)",
             f"the loss of {inner}, in which model and criterion cannot be told apart",
@@ -243,7 +243,7 @@ def needs_composed(inner: str) -> TypeError:
 
 def needs_objective(name: str, inner: str) -> TypeError:
     return TypeError(
-        _say(
+        say(
             name,
             "an inner problem with an objective",
             f"{inner}, which has none",
@@ -254,7 +254,7 @@ def needs_objective(name: str, inner: str) -> TypeError:
 
 def needs_curvature_free(name: str, inner: str) -> TypeError:
     return TypeError(
-        _say(
+        say(
             name,
             "curvature=Exact()",
             f"another curvature for {inner}, which has no objective to take it of",
@@ -265,7 +265,7 @@ def needs_curvature_free(name: str, inner: str) -> TypeError:
 
 def needs_gradient_steps(name: str, inner: str) -> TypeError:
     return TypeError(
-        _say(
+        say(
             name,
             "an inner problem solved by gradient steps, which can be solved again under a perturbation",
             inner,
@@ -276,7 +276,7 @@ def needs_gradient_steps(name: str, inner: str) -> TypeError:
 
 def needs_lr(name: str, inner: str) -> TypeError:
     return TypeError(
-        _say(
+        say(
             name,
             "an inner solver with a learning rate",
             inner,
@@ -287,7 +287,7 @@ def needs_lr(name: str, inner: str) -> TypeError:
 
 def needs_symmetric(solver: str, inner: str) -> TypeError:
     return TypeError(
-        _say(
+        say(
             solver,
             "a symmetric linear system",
             f"the residual of {inner}, which is not known to have a symmetric Jacobian",
@@ -301,7 +301,7 @@ def needs_symmetric(solver: str, inner: str) -> TypeError:
 
 def no_implicit_gradient(name: str, inner: str) -> ZeroGradientError:
     return ZeroGradientError(
-        _say(
+        say(
             name,
             "an inner problem whose solution depends on theta",
             f"{inner} without prox, whose minimiser does not depend on where it starts",
@@ -312,7 +312,7 @@ def no_implicit_gradient(name: str, inner: str) -> ZeroGradientError:
 
 def zero_by_construction(name: str, path: str, advice: str) -> ZeroGradientError:
     return ZeroGradientError(
-        _say(
+        say(
             name,
             "a leaf that its gradient can reach",
             f"a gradient asked for at {path}, which feeds the inner solve but gets a zero gradient by construction",
@@ -370,7 +370,7 @@ def no_compile(version: str) -> RuntimeError:
 
 def odd_data(count: int) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "with_hessian_batch",
             "as many data arguments for the Hessian as for the loss",
             f"{count} data arguments in all",
@@ -384,7 +384,7 @@ def odd_data(count: int) -> ValueError:
 
 def nothing_to_train(name: str) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "module",
             "at least one parameter that requires a gradient",
             f"a {name} without any",
@@ -395,7 +395,7 @@ def nothing_to_train(name: str) -> ValueError:
 
 def nothing_by_that_name(part: str, names: list[str]) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "adapt",
             "parameters or submodules of the module that require a gradient",
             repr(part),
@@ -406,7 +406,7 @@ def nothing_by_that_name(part: str, names: list[str]) -> ValueError:
 
 def no_sets(got: str) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "tasks",
             'a mapping with "support" and "query", or a pair of these',
             got,
@@ -417,7 +417,7 @@ def no_sets(got: str) -> ValueError:
 
 def parameters_of_another(name: str, strangers: int, count: int) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "optimizer",
             f"an optimizer of the {name}'s own parameters",
             f"one in which {strangers} of {count} parameters are not the {name}'s",
@@ -428,7 +428,7 @@ def parameters_of_another(name: str, strangers: int, count: int) -> ValueError:
 
 def loss_without_parameters(names: list[str]) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "loss_fn",
             "a loss that depends on the parameters that are adapted",
             f"one that depends on none of {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}",
@@ -439,7 +439,7 @@ def loss_without_parameters(names: list[str]) -> ValueError:
 
 def state_of_another(expected: str, got: Any) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "state",
             f"that of {expected}",
             f"that of {got}",
@@ -450,7 +450,7 @@ def state_of_another(expected: str, got: Any) -> ValueError:
 
 def not_a_batch(batch: Any) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "batch",
             "a pair (inputs, targets)",
             f"{len(batch)} entries" if isinstance(batch, tuple | list) else describe(batch),
@@ -461,13 +461,13 @@ def not_a_batch(batch: Any) -> ValueError:
 
 def recurrent_under_vmap(name: str) -> NotImplementedError:
     return NotImplementedError(
-        _say("module", "layers that torch can map over tasks", f"an {name} under vmap", "use tasks=mf.Loop()")
+        say("module", "layers that torch can map over tasks", f"an {name} under vmap", "use tasks=mf.Loop()")
     )
 
 
 def buffer_written(name: str) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "module",
             "a forward pass that leaves buffers alone",
             f"one that wrote to the buffer {name!r}, which all tasks and steps would share",
@@ -478,7 +478,7 @@ def buffer_written(name: str) -> ValueError:
 
 def other_passes() -> ValueError:
     return ValueError(
-        _say(
+        say(
             "module",
             'as many batch norms for the query set as for the support set, as buffers="task" needs',
             "more of them",
@@ -489,7 +489,7 @@ def other_passes() -> ValueError:
 
 def norm_in_eval_mode(name: str) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "module",
             'a module in training mode for buffers="batch" and "task"',
             f"a {name} in eval mode, which would use its running statistics",
@@ -500,7 +500,7 @@ def norm_in_eval_mode(name: str) -> ValueError:
 
 def random_without_key() -> ValueError:
     return ValueError(
-        _say(
+        say(
             "dropout",
             'randomness="same" or "different", and a key',
             "dropout in training mode without one",
@@ -511,7 +511,7 @@ def random_without_key() -> ValueError:
 
 def not_by_key(name: str) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "module",
             "dropout as the only source of randomness",
             f"{name}, which draws from torch's generator: mapped and recomputed runs would differ",
@@ -529,7 +529,7 @@ def unusable(findings: list[str]) -> CheckError:
 
 def not_wrapped(name: str, value: Any) -> TypeError:
     return TypeError(
-        _say(
+        say(
             name,
             "an inner problem wrapped in an estimator",
             getattr(value, "__name__", None) or describe(value)[:60],
@@ -540,13 +540,13 @@ def not_wrapped(name: str, value: Any) -> TypeError:
 
 def no_use_for_guess(name: str) -> TypeError:
     return TypeError(
-        _say("guess", "an estimator that solves a linear system", name, "leave guess out, or use Implicit")
+        say("guess", "an estimator that solves a linear system", name, "leave guess out, or use Implicit")
     )
 
 
 def no_query() -> TypeError:
     return TypeError(
-        _say(
+        say(
             "meta_grad",
             "f(theta, *data, query)",
             "theta alone",
@@ -557,7 +557,7 @@ def no_query() -> TypeError:
 
 def uneven_tasks(sizes: set[Any]) -> ValueError:
     return ValueError(
-        _say(
+        say(
             "tasks",
             "tensors that all have the same leading axis of tasks",
             f"leading sizes {sorted(map(str, sizes))}",
@@ -566,272 +566,9 @@ def uneven_tasks(sizes: set[Any]) -> ValueError:
     )
 
 
-# Interoperation
-
-
-def nothing_to_differentiate(solver: str, i: int, value: Any) -> TypeError:
-    return TypeError(
-        _say(
-            f"argument {i} of {solver}",
-            "a tree with a floating-point tensor, since argnums asks for its gradient",
-            describe(value),
-            "pass a tensor, or leave the argument out of argnums",
-        )
-    )
-
-
-def other_signature(solver: str, complaint: str) -> TypeError:
-    return TypeError(
-        _say(
-            "optimality_fn",
-            f"a function of the same arguments as {solver}",
-            f"one that cannot take them ({complaint})",
-            f"give it the signature of {solver}: positional arguments in the same places, the others by the same names",
-        )
-    )
-
-
-def no_pair(solver: str, output: Any) -> TypeError:
-    return TypeError(
-        _say(
-            solver,
-            "a pair (solution, aux) with has_aux=True",
-            describe(output),
-            "return both, or leave has_aux out",
-        )
-    )
-
-
-def not_a_solution(solver: str, path: str, leaf: Any) -> TypeError:
-    return TypeError(
-        _say(
-            f"{solver} at {path}",
-            "a solution made of floating-point tensors",
-            describe(leaf),
-            "return the solution alone, or with has_aux=True a pair (solution, aux)",
-        )
-    )
-
-
-def other_residual(solver: str, path: str, expected: str, got: str) -> ValueError:
-    return ValueError(
-        _say(
-            f"optimality_fn{path}",
-            f"{expected}, as in the solution that {solver} returns",
-            got,
-            "return one equation for every entry of the solution, in a tree like it",
-        )
-    )
-
-
-def uneven_aux(solver: str) -> ValueError:
-    return ValueError(
-        _say(
-            f"aux of {solver}",
-            "the same tree for every task under vmap, with the same values where they are no tensors",
-            "another for some task",
-            "return what depends on the task as a tensor",
-        )
-    )
-
-
-def not_imperative(estimator: Any) -> TypeError:
-    return TypeError(
-        _say(
-            "estimator",
-            "Explicit(), FirstOrder(), Truncated(depth), Binomial(order) or Implicit(solver), with curvature=Exact()",
-            describe(estimator) if isinstance(estimator, Tensor) else repr(estimator)[:80],
-            "choose one of these: the others take the steps themselves, which an imperative loop does not let them; "
-            "mf.gradient_descent(...) and the decorators serve them all",
-        )
-    )
-
-
-def no_fast_weights() -> ValueError:
-    return ValueError(
-        _say(
-            "loss",
-            "a scalar computed from the fast parameters",
-            "one that does not depend on them, or parameters that require no gradient",
-            "compute it with the parameters as they are now, those after the last step, and outside of torch.no_grad()",
-        )
-    )
-
-
-def changed_in_place() -> RuntimeError:
-    return RuntimeError(
-        _say(
-            "step",
-            "the fast parameters as the last step left them",
-            "ones modified in place",
-            "make changes out of place, in the update",
-        )
-    )
-
-
-def earlier_weights(name: str) -> ValueError:
-    return ValueError(
-        _say(
-            f"step under {name}",
-            "a loss and an update of the fast parameters as they are now, and of the first ones",
-            "a dependence on those after some other step, which this estimator does not follow",
-            "use Explicit(), or detach them",
-        )
-    )
-
-
-def dropped_steps(name: str) -> RuntimeError:
-    return RuntimeError(
-        _say(
-            f"backward under {name}",
-            "a derivative of the fast parameters after the last step",
-            "those of an earlier one, whose graphs are gone",
-            "call backward() on such a loss before the next step, or keep more steps, or use Explicit()",
-        )
-    )
-
-
-def second_derivative_of_loop(name: str) -> SecondDerivativeError:
-    return SecondDerivativeError(
-        f"{name} in an imperative loop gives first derivatives only. Use Explicit() where second derivatives are "
-        "needed, or detach the estimate."
-    )
-
-
-def implicit_loop_without_dependence(name: str) -> ZeroGradientError:
-    return ZeroGradientError(
-        _say(
-            f"{name} in an imperative loop",
-            "an inner loss that depends on the meta-parameters by itself",
-            "one of the fast parameters alone, whose minimiser does not depend on where the loop starts",
-            "add a proximal term to the initial parameters to the loss, or use Explicit() or Truncated(depth)",
-        )
-    )
-
-
-def other_fast_weights() -> ValueError:
-    return ValueError(
-        _say(
-            "params",
-            "the fast parameters after the last step",
-            "other tensors, whose history the estimator does not know",
-            "leave params out, or use estimator=Explicit()",
-        )
-    )
+# Packages
 
 
 def not_installed(name: str, package: str, extra: str, otherwise: str = "") -> ImportError:
     do = f"run pip install 'metafunc[{extra}]'" + (f", or {otherwise}" if otherwise else "")
-    return ImportError(_say(name, f"the package {package}", "none installed", do))
-
-
-def two_estimators(estimator: str) -> ValueError:
-    return ValueError(
-        _say(
-            "first_order",
-            "one way to differentiate",
-            f"first_order=True and estimator={estimator}",
-            "leave one of them out",
-        )
-    )
-
-
-def frozen_parameters(names: list[str]) -> ValueError:
-    return ValueError(
-        _say(
-            "clone",
-            "a module whose parameters all require a gradient",
-            f"frozen ones: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
-            "say allow_nograd=True to leave them as they are, or call requires_grad_() on them",
-        )
-    )
-
-
-def unused_parameters(names: list[str]) -> ValueError:
-    return ValueError(
-        _say(
-            "loss",
-            "one that depends on every parameter of the learner",
-            f"no dependence on {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
-            "say allow_unused=True to leave them as they are, or compute the loss by calling the learner",
-        )
-    )
-
-
-def not_a_clone(name: str) -> TypeError:
-    return TypeError(
-        _say(
-            "adapt",
-            f"a clone of the {name}",
-            f"the {name} itself, whose parameters are the meta-parameters",
-            f"write learner = {name.lower()}.clone() and learner.adapt(loss)",
-        )
-    )
-
-
-def fixed_at_clone(value: Any) -> ValueError:
-    return ValueError(
-        _say(
-            "first_order",
-            "one choice for all steps of a clone",
-            f"first_order={value!r} in one of them",
-            "give it to clone(), and leave it out in adapt()",
-        )
-    )
-
-
-def rates_without_gradient(name: str) -> ZeroGradientError:
-    return ZeroGradientError(
-        _say(
-            "estimator",
-            "one with a derivative in the rates of the steps",
-            f"{name}, which gives the rates none",
-            "use Explicit(), FirstOrder() or Truncated(1) and deeper, or MAML with constant rates",
-        )
-    )
-
-
-def other_rates(expected: int, got: int) -> ValueError:
-    return ValueError(
-        _say(
-            "lrs",
-            f"one tensor for each of the {expected} parameters",
-            f"{got} tensors",
-            "give torch.nn.Parameter tensors in the order of model.parameters()",
-        )
-    )
-
-
-def other_module(name: str) -> ValueError:
-    return ValueError(
-        _say(
-            "state",
-            f"parameters and buffers by the names that this {name} has",
-            "others",
-            "recover the module that the state was extracted from, or one built alike",
-        )
-    )
-
-
-def other_state(of: str, expected: str, got: str) -> ValueError:
-    return ValueError(
-        _say(
-            "state_dict",
-            f"the state of an optimizer with the {of} {expected}"
-            if of == "estimator"
-            else f"a state {expected}",
-            got,
-            "load what state_dict() of an optimizer built alike has returned",
-        )
-    )
-
-
-def forgotten_weights(time: int, steps: int) -> ValueError:
-    return ValueError(
-        _say(
-            "time",
-            f"0 (the initial parameters), {steps} (those after the last step), or None",
-            str(time),
-            "use one of these, or estimator=Explicit(), which keeps the parameters after every step",
-        )
-    )
+    return ImportError(say(name, f"the package {package}", "none installed", do))

@@ -219,6 +219,17 @@ MUTATIONS = [
     Mutation("imperative/rules.py", "tail[window - length + 1], dict", "v, dict", CHAIN),
     Mutation("imperative/rules.py", "[None if x is None else -x for x in more]", "more", CHAIN),
     Mutation("imperative/record.py", "elif stage == 0 and mark.stage > 0:", "elif False:", "tests/interop/test_higher.py"),
+    Mutation("bayes/learner.py", "if self._outer_loss is None", "if True", "tests/bayes/test_learner.py -k outer_loss"),
+    Mutation("bayes/learner.py", "(self._seed * 1_000_003 + self.steps)", "(self._seed * 1_000_003)", "tests/bayes/test_learner.py"),
+    Mutation("bayes/learner.py", "estimator((test_inner or inner)(self.elbo.problem))", "estimator(inner(self.elbo.problem))", "tests/bayes/test_learner.py"),
+    Mutation("bayes/learner.py", "return (), self._answers(self._test_adapt(theta, support, inside), *query)[0]", "return (), self._answers(theta, *query)[0]", "tests/bayes/test_learner.py"),
+    Mutation("bayes/answers.py", "min(batch, count - start)", "batch", "tests/bayes/test_answers.py"),
+    Mutation("bayes/calibration.py", "ends.diff(dim=0)[0] / 2", "ends.diff(dim=0)[0]", "tests/bayes/test_calibration.py"),
+    Mutation("bayes/calibration.py", "[0.025, 0.975]", "[0.05, 0.95]", "tests/bayes/test_calibration.py"),
+    Mutation("memory.py", "held += change", "held = change", "tests/test_memory.py"),
+    Mutation("outer.py", "self._module.load_state_dict(state", "(lambda state: None)(state", OPTIMIZER),
+    Mutation("bounds.py", "kept = min(length, last)", "kept = length", "tests/test_bounds.py"),
+    Mutation("bounds.py", "range(length + 1, steps - last + 1)", "range(length + 2, steps - last + 1)", "tests/test_bounds.py"),
 ]  # fmt: skip
 
 

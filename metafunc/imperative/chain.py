@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from metafunc import errors
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
+from metafunc.imperative.errors import changed_in_place, no_fast_weights
 from metafunc.imperative.gate import Mark, gate
 from metafunc.imperative.record import State, Step, Vector, gradients, named, renamed
 from metafunc.imperative.rules import Rule, rule_of
@@ -86,7 +86,7 @@ class Chain:
             RuntimeError: If the fast parameters were modified in place.
         """
         if self._versions() != self._seen:
-            raise errors.changed_in_place()
+            raise changed_in_place()
         rule = self._rule
         grads = self._grads(loss, create_graph=rule is None or rule.keep != 0)
         if rule is None:
@@ -99,10 +99,10 @@ class Chain:
     def _grads(self, loss: Tensor, create_graph: bool) -> list[Tensor | None]:
         wanted = named(self.params, None)
         if not wanted or not loss.requires_grad:
-            raise errors.no_fast_weights()
+            raise no_fast_weights()
         found = gradients([loss], list(wanted.values()), create_graph=create_graph)
         if all(g is None for g in found):
-            raise errors.no_fast_weights()
+            raise no_fast_weights()
         by_name = dict(zip(wanted, found, strict=True))
         return [by_name.get(str(i)) for i in range(len(self.params))]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import errors
+from metafunc.imperative.errors import second_derivative_of_loop
 
 Pull = Callable[[list[Tensor | None]], list[Tensor | None]]
 """From the cotangents of what a gate gives out to those of what it depends on."""
@@ -99,7 +99,7 @@ class _Refusal(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> Any:
-        raise errors.second_derivative_of_loop(ctx.name)
+        raise second_derivative_of_loop(ctx.name)
 
 
 _apply: Callable[..., tuple[Tensor, ...]] = getattr(_Gate, "apply")  # noqa: B009  (torch does not type it)

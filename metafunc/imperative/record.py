@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import tree
+from metafunc.imperative.errors import dropped_steps, earlier_weights
 from metafunc.imperative.gate import Mark
 from metafunc.tree import Tree
 
@@ -43,7 +44,7 @@ class Step:
     def before(self) -> Vector:
         """The tensors before the step. Raises if the graph is gone."""
         if self._kept is None:
-            raise errors.dropped_steps(self._mark.name)
+            raise dropped_steps(self._mark.name)
         return self._kept[0]
 
     def drop(self) -> None:
@@ -57,7 +58,7 @@ class Step:
             RuntimeError: If the graph is gone.
         """
         if self._kept is None:
-            raise errors.dropped_steps(self._mark.name)
+            raise dropped_steps(self._mark.name)
         before, after = self._kept
         names = [name for name in after if name in v]
         if not names:
@@ -91,7 +92,7 @@ def _outside(after: Iterable[Tensor], anchors: Iterable[Tensor], mark: Mark) -> 
         elif stage == 0 and mark.stage > 0:
             yield from anchors
         elif stage != mark.stage:
-            raise errors.earlier_weights(mark.name)
+            raise earlier_weights(mark.name)
 
 
 def named(params: list[Tensor], state: State) -> Vector:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import tree
 from metafunc.curvature import Exact
 from metafunc.estimator import Estimator
 from metafunc.estimators import Binomial, Explicit, FirstOrder, Implicit, Truncated
+from metafunc.imperative.errors import implicit_loop_without_dependence, not_imperative
 from metafunc.imperative.record import Step, Vector, merged, only_params, scaled
 from metafunc.linear import LinearSolver, Products, as_solver
 from metafunc.rule import Stats
@@ -62,7 +63,7 @@ def rule_of(estimator: Estimator) -> Rule | None:
             return Rule(estimator.window if estimator.order else 0, _expansion(estimator))
         if isinstance(estimator, Implicit) and estimator.root is None:
             return Rule(1, _solution(as_solver(estimator.solver), repr(estimator)), whole=False)
-    raise errors.not_imperative(estimator)
+    raise not_imperative(estimator)
 
 
 def _through(steps: tuple[Step, ...], v: Vector, stats: Stats) -> Back:
@@ -102,7 +103,7 @@ def _solution(solver: LinearSolver, name: str) -> Callable[[tuple[Step, ...], Ve
         (slope,) = steps
         at = slope.before
         if not slope.outside:
-            raise errors.implicit_loop_without_dependence(name)
+            raise implicit_loop_without_dependence(name)
         # What the loss does not depend on has stayed where it started.
         stayed = {key: bar for key, bar in v.items() if key not in at}
         b, unravel = tree.ravel(merged(tree.zeros_like(at), {key: v[key] for key in at if key in v}))

@@ -8,8 +8,8 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from metafunc import errors
 from metafunc.estimator import Estimator
+from metafunc.interop.errors import other_rates
 from metafunc.interop.learner import Learner
 
 
@@ -116,7 +116,7 @@ class MetaSGD(Learner):
         shapes = [p.shape for p in model.parameters()]
         given = [torch.full_like(p, lr) for p in model.parameters()] if lrs is None else list(lrs)
         if [rate.shape for rate in given] != shapes:
-            raise errors.other_rates(len(shapes), len(given))
+            raise other_rates(len(shapes), len(given))
         self.lrs = lrs if isinstance(lrs, nn.ParameterList) else nn.ParameterList(given)
 
     def clone(self) -> MetaSGD:

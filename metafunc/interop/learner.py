@@ -12,6 +12,14 @@ from metafunc.autodiff import is_differentiated
 from metafunc.estimator import Estimator
 from metafunc.estimators import Binomial, Explicit, FirstOrder, Implicit, Truncated
 from metafunc.imperative import Chain
+from metafunc.interop.errors import (
+    fixed_at_clone,
+    frozen_parameters,
+    not_a_clone,
+    rates_without_gradient,
+    two_estimators,
+    unused_parameters,
+)
 from metafunc.interop.modules import Slot, fill, replica, slots
 from metafunc.tree import Tree
 
@@ -28,7 +36,7 @@ class Learner(nn.Module):
         if estimator is not None and not isinstance(estimator, Estimator):
             raise errors.not_a("estimator", "an estimator such as mf.Explicit()", estimator)
         if first_order and not isinstance(estimator, FirstOrder | None):
-            raise errors.two_estimators(repr(estimator))
+            raise two_estimators(repr(estimator))
         Chain([], estimator or Explicit())  # raises for an estimator that cannot serve
         self.module = model
         self.first_order = first_order
@@ -56,12 +64,12 @@ class Learner(nn.Module):
         """Become a learner: with a copy of the module, and a chain of steps from its parameters."""
         rule = self.estimator or (FirstOrder() if self.first_order else Explicit())
         if any(map(is_differentiated, rates)) and _skips_rates(rule):
-            raise errors.rates_without_gradient(repr(rule))
+            raise rates_without_gradient(repr(rule))
         self.module = replica(self.module)
         own = slots(self.module)
         frozen = [slot.name for slot in own if not slot.get().requires_grad]
         if frozen and not self.allow_nograd:
-            raise errors.frozen_parameters(frozen)
+            raise frozen_parameters(frozen)
         self._places = [slot for slot in own if slot.name not in frozen]
         if not self._places:
             raise errors.nothing_to_train(type(self.module).__name__)
@@ -73,15 +81,15 @@ class Learner(nn.Module):
 
     def _step(self, loss: Tensor, rates: Any, first_order: bool | None, allow_unused: bool | None) -> None:
         if self._chain is None:
-            raise errors.not_a_clone(type(self).__name__)
+            raise not_a_clone(type(self).__name__)
         if first_order not in (None, self.first_order):
-            raise errors.fixed_at_clone(first_order)
+            raise fixed_at_clone(first_order)
         unused = self.allow_unused if allow_unused is None else allow_unused
 
         def update(grads: list[Tensor | None], params: list[Tensor], sums: Tree) -> tuple[list[Tensor], Tree]:
             without = [slot.name for slot, g in zip(self._places, grads, strict=True) if g is None]
             if without and not unused:
-                raise errors.unused_parameters(without)
+                raise unused_parameters(without)
             steps = zip(params, rates, grads, strict=True)
             moved = [p if g is None else p - r * g for p, r, g in steps]
             if sums is not None:

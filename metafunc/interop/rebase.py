@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import errors
+from metafunc.imperative.errors import no_fast_weights
 from metafunc.imperative.record import gradients
 
 
@@ -22,10 +22,10 @@ def rebased(loss: Tensor, old: Sequence[Tensor], new: Sequence[Tensor]) -> Tenso
         ValueError: If the loss does not depend on ``old``.
     """
     if not loss.requires_grad:
-        raise errors.no_fast_weights()
+        raise no_fast_weights()
     slopes = gradients([loss], list(old), create_graph=True)
     if all(g is None for g in slopes):
-        raise errors.no_fast_weights()
+        raise no_fast_weights()
     others = _leaves([g for g in slopes if g is not None], old)
     return _loss(loss.detach(), slopes, (*old, *others), *new, *others)
 

@@ -18,6 +18,14 @@ from metafunc.decorators import check_callable
 from metafunc.dependence import refuse_captured
 from metafunc.estimators import Implicit
 from metafunc.inner import Args, Inner
+from metafunc.interop.errors import (
+    no_pair,
+    not_a_solution,
+    nothing_to_differentiate,
+    other_residual,
+    other_signature,
+    uneven_aux,
+)
 from metafunc.interop.torchopt_base import MetaOptimizer as MetaOptimizer
 from metafunc.interop.torchopt_meta import MetaAdaDelta as MetaAdaDelta
 from metafunc.interop.torchopt_meta import MetaAdadelta as MetaAdadelta
@@ -126,7 +134,7 @@ def custom_root(
             try:
                 equation.bind(first, *given[0], **given[1])
             except TypeError as error:
-                raise errors.other_signature(name, str(error)) from error
+                raise other_signature(name, str(error)) from error
             recorded = tree.map(lambda x: tree.is_float(x) and autodiff.is_differentiated(x), first)
 
             def run(at: Args) -> tuple[Tree, Tree]:
@@ -165,7 +173,7 @@ class _Solution(Rule):
         phi, aux = self.run(args)
         tensors, static = tree.take_tensors(aux)
         if self.static and not _same(static, self.static[0]):
-            raise errors.uneven_aux(self.solver)
+            raise uneven_aux(self.solver)
         self.static[:] = [static]
         return _detach(phi), _detach(tensors)
 
@@ -233,7 +241,7 @@ def _constant_but(chosen: tuple[int, ...], values: tuple[Tree, ...], name: str) 
         raise errors.out_of_range("argnums", chosen, expected, _COUNTING)
     for i in chosen:
         if not any(map(tree.is_float, tree.leaves(values[i]))):
-            raise errors.nothing_to_differentiate(name, i, values[i])
+            raise nothing_to_differentiate(name, i, values[i])
     return [x if i in chosen else _detach(x) for i, x in enumerate(values)]
 
 
@@ -241,22 +249,22 @@ def _split(output: Any, has_aux: bool, name: str) -> tuple[Tree, Tree]:
     """The solution, checked, and ``aux``."""
     pair: tuple[Any, ...] = output if has_aux else (output, None)
     if not isinstance(pair, tuple) or len(pair) != 2:
-        raise errors.no_pair(name, output)
+        raise no_pair(name, output)
     phi, aux = pair
     if not tree.leaves(phi):
-        raise errors.not_a_solution(name, ".", phi)
+        raise not_a_solution(name, ".", phi)
     for path, leaf in zip(tree.paths(phi), tree.leaves(phi), strict=True):
         if not tree.is_float(leaf):
-            raise errors.not_a_solution(name, path, leaf)
+            raise not_a_solution(name, path, leaf)
     return phi, aux
 
 
 def _check_residual(value: Tree, phi: Tree, name: str) -> None:
     if tree.structure(value) != tree.structure(phi):
-        raise errors.other_residual(name, "", str(tree.structure(phi)), str(tree.structure(value)))
+        raise other_residual(name, "", str(tree.structure(phi)), str(tree.structure(value)))
     for path, x, y in zip(tree.paths(phi), tree.leaves(value), tree.leaves(phi), strict=True):
         if not isinstance(x, Tensor) or (x.shape, x.dtype, x.device) != (y.shape, y.dtype, y.device):
-            raise errors.other_residual(name, f" at {path}", errors.describe(y), errors.describe(x))
+            raise other_residual(name, f" at {path}", errors.describe(y), errors.describe(x))
 
 
 def _same(a: Skeleton, b: Skeleton) -> bool:

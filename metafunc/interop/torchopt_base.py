@@ -12,6 +12,7 @@ from metafunc import errors, tree
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
 from metafunc.imperative import Chain
+from metafunc.interop.errors import other_state
 from metafunc.interop.modules import Slot, fill, slots
 from metafunc.interop.rebase import rebased
 from metafunc.solvers.optimizer_loop import safe_update
@@ -117,11 +118,11 @@ class MetaOptimizer:
         """
         kept = getattr(state_dict, "estimator", None)
         if kept is not None and kept != self.estimator:
-            raise errors.other_state("estimator", repr(self.estimator), repr(kept))
+            raise other_state("estimator", repr(self.estimator), repr(kept))
         expected = States.of([self._fresh(group) for group in self._groups], None)
         found, wanted = _outline(state_dict), _outline(expected)
         if found != wanted:
-            raise errors.other_state("optimizer", wanted, found)
+            raise other_state("optimizer", wanted, found)
         self._states = list(state_dict)
         self._chain = None
 

@@ -10,6 +10,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from metafunc import errors, tree
+from metafunc.interop.errors import other_module
 from metafunc.interop.modules import containers, update
 from metafunc.interop.torchopt_base import MetaOptimizer, States
 
@@ -102,7 +103,7 @@ def recover_state_dict(target: nn.Module | MetaOptimizer, state: Any) -> None:
         if kind == "_buffers" and not kept:  # extracted without them
             continue
         if [set(_tensors(part)) for part in here] != [set(part) for part in kept]:
-            raise errors.other_module(type(target).__name__)
+            raise other_module(type(target).__name__)
     update(target, "_parameters", state.params)
     if state.buffers:
         replicate = _replicate("deepcopy" if state.detach_buffers else "reference", None)

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from metafunc import errors
 from metafunc.imperative import Chain
+from metafunc.interop.errors import forgotten_weights, other_fast_weights
 
 
 class Held:
@@ -20,7 +20,7 @@ class Held:
     def parameters(self, recurse: bool = True, time: int | None = None) -> Iterator[Tensor]:
         """The fast parameters: those after the last step, or with ``time=0`` the initial ones."""
         if time not in (None, -1, 0, self._chain.steps):
-            raise errors.forgotten_weights(time, self._chain.steps)
+            raise forgotten_weights(time, self._chain.steps)
         return iter(self._first if time == 0 else self._chain.params)
 
     @property
@@ -42,7 +42,7 @@ def check_current(chain: Chain, params: Iterable[Tensor]) -> None:
     """Raise unless these are the parameters after the last step."""
     given = list(params)
     if len(given) != len(chain.params) or any(x is not y for x, y in zip(given, chain.params, strict=True)):
-        raise errors.other_fast_weights()
+        raise other_fast_weights()
 
 
 def hold(fmodel: Any, chain: Chain) -> None:
