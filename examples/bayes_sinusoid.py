@@ -32,14 +32,14 @@ class Options:
     method: Literal["abml", "ibaml"] = "abml"
     shots: int = 5
     noise: float = 0.3  # The standard deviation of observations around the curve.
-    steps: int = 4000  # Meta-steps.
+    steps: int = 1200  # Meta-steps.
     batch: int = 16
     lr: float = 2e-3
     inner_steps: int = 5
     inner_lr: float = 0.05  # In units of the noise's variance.
-    samples: int = 10
+    samples: int = 5
     outer: Literal["predictive", "expected"] = "predictive"  # The outer loss: ibaml's (4), or its bound (5).
-    variance: float = 1e-3  # Of the prior at the start.
+    variance: float = 3e-3  # Of the prior at the start.
     divergence: float = 0.02  # The weight of the divergence beside the mean loss; 1 / shots is Bayes' rule.
     test_tasks: int = 500
     seed: int = 0
