@@ -103,7 +103,8 @@ def chart(rows: list[Row]) -> Figure:
             own = [row for row in rows if row["method"] == method]
             line = [row["L"] for row in own], [row[key] for row in own]
             axis.plot(*line, "o-", color=colour, markersize=4, label=method)
-        axis.set(xlabel="L (0: FOMAML, 5: MAML)", ylim=(0, None), title=title)
+        highest = max(row[key] for row in rows)
+        axis.set(xlabel="L (0: FOMAML, 5: MAML)", ylim=(0, 1.05 * highest), title=title)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(linewidth=0.3)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)

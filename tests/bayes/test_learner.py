@@ -299,3 +299,30 @@ def test_an_outer_loss_that_is_no_scalar_is_refused():
     learner = build(outer_loss=lambda outputs, targets: outputs - targets)
     with pytest.raises(ValueError, match="outer_loss: expected"):
         learner.step(batch())
+
+
+def test_the_outer_loss_has_samples_of_its_own():
+    tasks, learner = batch(2), build(seed=3)
+    theta = learner.prior.theta
+    draws = torch.Generator().manual_seed(3 * 1_000_003)
+    inside, outside = (bayes.noise(theta["mean"], 3, draws, tasks=2) for _ in range(2))
+    elbo = bayes.Elbo(mf.functional(learner.prior.module, F.mse_loss), kl_weight=0.1)
+    solve = descent()(elbo.problem)
+    wanted = []
+    for i in range(2):
+        support, query, z, other = (
+            mf.tree.index(x, i) for x in (tasks["support"], tasks["query"], inside, outside)
+        )
+        wanted.append(elbo.expected(solve(theta, support, z), query, other))
+    assert learner.step(tasks).loss.item() == pytest.approx(torch.stack(wanted).mean().item(), rel=1e-12)
+
+
+def test_evaluation_adapts_as_it_is_told_to():
+    tasks = batch()
+    as_told, longer = build(test_inner=descent(steps=6)), build()
+    longer = bayes.BayesianLearner(
+        longer.prior, F.mse_loss, longer.optimizer, descent(steps=6), kl_weight=0.1, samples=3, test_samples=4
+    )
+    assert torch.equal(as_told.evaluate(tasks)["loss"], longer.evaluate(tasks)["loss"])
+    assert torch.equal(as_told.predict(tasks), longer.predict(tasks))
+    assert not torch.allclose(as_told.evaluate(tasks)["loss"], build().evaluate(tasks)["loss"])

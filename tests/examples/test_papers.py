@@ -139,7 +139,7 @@ def test_memory_of_imaml_does_not_grow_with_inner_steps(tmp_path):
     run("imaml_fig2b", tmp_path)
     path, keys = tmp_path / "imaml_fig2b/costs.csv", ("method", "steps")
     memory, seconds = costs(path, keys, "megabytes"), costs(path, keys, "seconds")
-    assert set(memory) == {(name, k) for name in ("MAML", "FOMAML", "iMAML") for k in (2, 8)}
+    assert set(memory) == {(name, k) for name in ("MAML", "FOMAML", "iMAML") for k in (2, 4, 8)}
     assert all(value > 0 for value in seconds.values())
     for name in ("FOMAML", "iMAML"):
         assert memory[name, 8] < 1.05 * memory[name, 2]
