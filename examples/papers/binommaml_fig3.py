@@ -37,16 +37,9 @@ METHODS: dict[str, tuple[Any, str]] = {
 class Options(Run):
     """Measure the errors of meta-gradients at initialisation."""
 
-    seeds: int = (
-        5  # Initialisations of the net; the first sees all the meta-batches, the others a tenth of them.
-    )
+    seeds: int = 5  # Nets; the first sees all meta-batches, the others a tenth of them.
     batches: int = 1000  # Meta-batches of 10 tasks.
-    lrs: tuple[float, ...] = (
-        0.0003,
-        0.001,
-        0.003,
-        0.03,
-    )  # Other learning rates, on a tenth of the meta-batches.
+    lrs: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.03)  # Others, on a tenth of the meta-batches.
 
 
 def errors(seed: int, lr: float, batches: int) -> dict[tuple[str, int], Tensor]:

@@ -21,7 +21,7 @@ delta / nu of the paper's bound, and nu has to follow delta (``nu=None`` does th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -55,6 +55,7 @@ COLOURS = {
 class Options(Run):
     """Draw the figure."""
 
+    seeds: int = 5  # Problems.
     max_steps: int = 160  # The largest number of inner steps.
     outer_steps: int = 60  # Steps of the outer loop,
     inner_steps: int = 20  # and the inner steps of each; 20 is the paper's number.
@@ -229,7 +230,7 @@ def chart(rows: list[Row], inner_steps: int) -> Figure:
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     if options.quick:
-        options = Options(2, True, options.out, max_steps=80, outer_steps=10)
+        options = replace(options, seeds=2, max_steps=80, outer_steps=10)
     rows = quality(options) + descend(options)
     errors = {n: [r for r in rows if (r["panel"], r["method"]) == ("quality", n)] for n in COLOURS}
     losses = {n: [r for r in rows if (r["panel"], r["method"]) == ("loss", n)][-1] for n in COLOURS}

@@ -19,7 +19,7 @@ ends; the bound of Assumption 4.5 over all w is larger.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -224,7 +224,7 @@ def of_families(rows: list[Row], panel: str, name: str) -> list[tuple[list[float
 def main(options: Options) -> None:
     torch.set_num_threads(1)
     if options.quick:
-        options = Options(2, True, options.out, steps=90, floor_steps=70)
+        options = replace(options, seeds=2, steps=90, floor_steps=70)
     rows = descents(options) + floors(options)
     table: list[Row] = []
     for name in ("FO-MAML", "HF-MAML, Theorem 4.17"):

@@ -20,16 +20,15 @@ in other directions.
 
 from __future__ import annotations
 
-import argparse
-import csv
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import tyro
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.console import Console
+from report import Row, Run, name_ends, print_table, save, verdict, write_csv
 from rich.progress import track
 from torch import Tensor
 from torch.func import grad, vmap
@@ -46,6 +45,17 @@ COLOURS = {
     "Implicit, 5 CG": "#5b84a8",
     "Implicit, 20 CG": "#1b3a5c",
 }
+
+
+@dataclass(frozen=True)
+class Options(Run):
+    """Measure the errors of meta-gradients."""
+
+    tasks: int = 20
+    max_steps: int = 320  # The largest K.
+    points: int = 26  # Values of K, spaced as a geometric series.
+    largest: tuple[float, ...] = (50.0, 1.0)  # Largest eigenvalues of A, a panel each.
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,15 +147,15 @@ def estimators() -> dict[str, mf.Estimator]:
     return {"Explicit": mf.Explicit(), **implicit}
 
 
-def errors_at(largest: float, options: argparse.Namespace) -> list[dict[str, Any]]:
+def errors_at(largest: float, options: Options) -> list[Row]:
     """The rows of one panel."""
     tasks = draw(options.tasks, largest, options.seed)
     lr = 1 / (largest + PROX)
     wanted = exact_for_solution(tasks)
     grid = sorted({round(k) for k in np.geomspace(1, options.max_steps, options.points)})
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     apart = 0.0
-    for steps in track(grid, description=f"eigenvalues up to {largest:g}", console=Console(stderr=True)):
+    for steps in track(grid, description=f"eigenvalues up to {largest:g}"):
         path = exact_for_path(tasks, lr, steps)
         for name, estimator in estimators().items():
             found = meta_gradients(tasks, estimator, lr, steps)
@@ -153,14 +163,9 @@ def errors_at(largest: float, options: argparse.Namespace) -> list[dict[str, Any
                 apart = max(apart, relative_error(found, path).max())
             error = relative_error(found, wanted)
             low, middle, high = np.quantile(error, [0.1, 0.5, 0.9])
-            spread = {"mean": error.mean(), "low": low, "median": middle, "high": high}
+            spread = {"mean": float(error.mean()), "low": low, "median": middle, "high": high}
             rows.append({"largest": largest, "estimator": name, "steps": steps, **spread})
-    print(
-        f"\neigenvalues of A from {largest / KAPPA:g} to {largest:g}: "
-        f"kappa(A + prox I) = {condition(largest):.1f}, lr = {lr:.4f}"
-    )
     print(f"Explicit and the dense derivative of the path differ by at most {apart:.1e}, at every K")
-    summary(rows, grid)
     return rows
 
 
@@ -169,107 +174,76 @@ def condition(largest: float) -> float:
     return (largest + PROX) / (largest / KAPPA + PROX)
 
 
-def summary(rows: list[dict[str, Any]], grid: list[int]) -> None:
-    """Print, for every line, how far it comes and how soon."""
-    levels = (1e-1, 1e-2, 1e-3, 1e-6)
-    heads = "".join(f"{f'< {x:g}':>9}" for x in levels)
-    print(f"{'mean relative error':20}{f'at K = {grid[-1]}':>12}    first K of the grid where it is{heads}")
-    for name in estimators():
-        own = [row for row in rows if row["estimator"] == name]
-        first = [next((row["steps"] for row in own if row["mean"] < level), "never") for level in levels]
-        print(f"{name:20}{own[-1]['mean']:>12.1e}    {'':31}" + "".join(f"{x!s:>9}" for x in first))
+def summary(rows: list[Row], largest: float) -> list[Row]:
+    """How far each line comes, and how soon."""
+    table: list[Row] = []
+    for name in COLOURS:
+        own = rows_of(rows, largest, name)
+        row: Row = {
+            "eigenvalues up to": largest,
+            "estimator": name,
+            f"at K = {own[-1]['steps']}": own[-1]["mean"],
+        }
+        for level in (1e-1, 1e-2, 1e-3, 1e-6):
+            first = next((point["steps"] for point in own if point["mean"] < level), "never")
+            row[f"first K below {level:g}"] = first
+        table.append(row)
+    return table
 
 
-def write(rows: list[dict[str, Any]], out: Path) -> None:
-    """Write the figures behind the plot."""
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / "imaml_fig2a.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print(f"\nwrote {out / 'imaml_fig2a.csv'}")
-
-
-def chart(rows: list[dict[str, Any]], path: Path, tasks: int) -> None:
-    """Draw error against steps, a panel for each spectrum: the mean over the tasks, and their middle 80 %."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
+def chart(rows: list[Row], tasks: int) -> Figure:
+    """Error against steps, a panel for each spectrum: the mean over the tasks, and their middle 80 %."""
     scales = list(dict.fromkeys(row["largest"] for row in rows))
-    figure, axes = plt.subplots(1, len(scales), figsize=(6.2 * len(scales), 4.8), sharey=True, squeeze=False)
-    for axis, largest in zip(axes[0], scales, strict=True):
+    figure = Figure(figsize=(6.6 * len(scales), 4.8))
+    panels = figure.subplots(1, len(scales), sharey=True, squeeze=False, gridspec_kw={"wspace": 0.35})[0]
+    for axis, largest in zip(panels, scales, strict=True):
         for name, colour in COLOURS.items():
             own = rows_of(rows, largest, name)
             steps, low, mean, high = ([row[key] for row in own] for key in ("steps", "low", "mean", "high"))
             axis.plot(steps, mean, "o-", color=colour, linewidth=1.8, markersize=3.5)
             axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
-        place_names(axis, {n: rows_of(rows, largest, n)[-1] for n in COLOURS})
         title = f"eigenvalues of A: {largest / KAPPA:g} to {largest:g};  "
         axis.set_title(f"{title}kappa(A + prox I) = {condition(largest):.1f}", fontsize=10, loc="left")
         axis.set(xscale="log", yscale="log", xlabel="inner gradient steps K")
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(linewidth=0.3)
-    axes[0][0].set_ylabel("relative error against the meta-gradient of the solution")
-    figure.tight_layout()
-    figure.text(
-        0.5, 0, f"mean over {tasks} tasks; the band holds the middle 80 % of them", ha="center", va="top"
-    )
-    figure.savefig(path, dpi=160, bbox_inches="tight")
-    print(f"wrote {path}")
+    for axis, largest in zip(panels, scales, strict=True):
+        ends = {name: rows_of(rows, largest, name)[-1] for name in COLOURS}
+        name_ends(axis, {name: (end["steps"], end["mean"]) for name, end in ends.items()}, COLOURS)
+    panels[0].set_ylabel("relative error against the meta-gradient of the solution")
+    text = f"mean over {tasks} tasks; the band holds the middle 80 % of them"
+    figure.text(0.5, 0, text, ha="center", va="top")
+    return figure
 
 
-def rows_of(rows: list[dict[str, Any]], largest: float, name: str) -> list[dict[str, Any]]:
+def rows_of(rows: list[Row], largest: float, name: str) -> list[Row]:
     """The points of one line."""
     return [row for row in rows if (row["largest"], row["estimator"]) == (largest, name)]
 
 
-def place_names(axis: Any, ends: dict[str, dict[str, Any]]) -> None:
-    """Write every line's name beside its last point, higher where it would cover the name below."""
-    floor = 0.0
-    for name, end in sorted(ends.items(), key=lambda item: item[1]["mean"]):
-        height = max(end["mean"], floor)
-        axis.annotate(
-            name,
-            (end["steps"] * 1.12, height),
-            color=COLOURS[name],
-            va="center",
-            fontsize=9,
-            annotation_clip=False,
-        )
-        floor = 8 * height
-
-
-def main() -> None:
-    """Read the command line, run, and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--tasks", type=int, default=20)
-    parser.add_argument("--max-steps", type=int, default=320, help="the largest K")
-    parser.add_argument(
-        "--points", type=int, default=26, help="how many values of K, spaced as a geometric series"
-    )
-    parser.add_argument(
-        "--largest", type=float, nargs="+", default=[50.0, 1.0], help="largest eigenvalues of A, a panel each"
-    )
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="3 tasks and 5 values of K, in seconds")
-    parser.add_argument("--out", type=Path, default=Path("runs/papers"))
-    options = parser.parse_args()
-    if options.quick:
-        options.tasks, options.points = 3, 5
-
+def main(options: Options) -> None:
     torch.set_num_threads(1)  # matrices of 50 rows gain nothing from more
-    print(
-        f"d = {DIM}, kappa(A) = {KAPPA:g}, prox = {PROX:g}, lr = 1 / (largest eigenvalue + prox), "
-        f"{options.tasks} tasks, float64"
-    )
+    if options.quick:
+        options = replace(options, tasks=3, points=5)
     rows = [row for largest in options.largest for row in errors_at(largest, options)]
-    write(rows, options.out)
-    chart(rows, options.out / "imaml_fig2a.png", options.tasks)
+    table = [row for largest in options.largest for row in summary(rows, largest)]
+    print_table("Mean relative errors, and the first K of the grid where they are below a level", table)
+    out = options.out / "imaml_fig2a"
+    write_csv(rows, out / "lines.csv")
+    write_csv(table, out / "summary.csv")
+    save(chart(rows, options.tasks), out / "imaml_fig2a.png")
+    claims: dict[str, bool] = {}
+    for largest in options.largest:
+        of = {name: rows_of(rows, largest, name)[-1]["mean"] for name in COLOURS}
+        claims[f"up to {largest:g}: 2 CG steps leave an error below 10 %"] = of["Implicit, 2 CG"] < 0.1
+        claims[f"up to {largest:g}: 5 CG steps leave one below 1e-6"] = of["Implicit, 5 CG"] < 1e-6
+        within = "first K below 0.01"
+        own = {row["estimator"]: row[within] for row in table if row["eigenvalues up to"] == largest}
+        claims[f"up to {largest:g}: Explicit needs twice the steps of Implicit with 20 CG to 1 %"] = (
+            own["Explicit"] >= 2 * own["Implicit, 20 CG"]
+        )
+    verdict(claims)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options))

@@ -19,7 +19,6 @@ Row = dict[str, Any]
 class Run:
     """What every script takes from the command line."""
 
-    seeds: int = 5  # How many problems are drawn.
     quick: bool = False  # A smaller run, in seconds.
     out: Path = Path("runs/papers")  # Where the folder with the table and the picture goes.
 

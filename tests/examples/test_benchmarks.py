@@ -73,26 +73,6 @@ def test_memory(tmp_path: Path) -> None:
     assert int(cells["Explicit()", 10]["process_bytes"]) > int(cells["Explicit()", 2]["process_bytes"])
 
 
-def test_imaml_fig2a(tmp_path: Path) -> None:
-    run("papers/imaml_fig2a.py", tmp_path)
-    assert is_png(tmp_path / "imaml_fig2a.png")
-    rows = read(tmp_path / "imaml_fig2a.csv")
-    error = {(float(r["largest"]), r["estimator"], int(r["steps"])): float(r["mean"]) for r in rows}
-    last, first = max(k for _, _, k in error), min(k for _, _, k in error)
-    assert (first, last) == (1, 320)
-    for largest in (50.0, 1.0):
-        assert error[largest, "Explicit", last] < 1e-12
-        assert error[largest, "Implicit, 20 CG", last] < 1e-6
-        # More conjugate gradients leave less, and two leave something.
-        ends = [error[largest, f"Implicit, {n} CG", last] for n in (2, 5, 20)]
-        assert ends == sorted(ends, reverse=True)
-        assert ends[0] > 1e-4
-        assert error[largest, "Explicit", first] > 1e-3
-        # CG that has done its work leaves only what the inner steps lack, which is less than the path's Jacobian lacks.
-        assert error[largest, "Implicit, 20 CG", first] < error[largest, "Explicit", first]
-    assert error[50.0, "Implicit, 5 CG", last] > 1e-3 > error[1.0, "Implicit, 5 CG", last]
-
-
 def test_products(tmp_path: Path) -> None:
     run("benchmarks/products.py", tmp_path)
     rows = read(tmp_path / "products.csv")

@@ -213,3 +213,22 @@ def test_table_1_of_ibaml_judges_every_method_on_the_same_tasks(tmp_path):
         assert all(0 <= float(row[name]) <= 1 for name in ("accuracy", "ece", "mce"))
         assert float(row["nll"]) > 0 < float(row["nll_interval"])
     assert (tmp_path / "ibaml_table1/reliability_1-shot.png").stat().st_size > 10_000
+
+
+def test_conjugate_gradients_leave_less_the_more_they_are(tmp_path):
+    run("imaml_fig2a", tmp_path)
+    rows = read(tmp_path / "imaml_fig2a/lines.csv")
+    error = {(float(r["largest"]), r["estimator"], int(r["steps"])): float(r["mean"]) for r in rows}
+    last, first = max(k for _, _, k in error), min(k for _, _, k in error)
+    assert (first, last) == (1, 320)
+    for largest in (50.0, 1.0):
+        assert error[largest, "Explicit", last] < 1e-12
+        assert error[largest, "Implicit, 20 CG", last] < 1e-6
+        # More conjugate gradients leave less, and two leave something.
+        ends = [error[largest, f"Implicit, {n} CG", last] for n in (2, 5, 20)]
+        assert ends == sorted(ends, reverse=True)
+        assert ends[0] > 1e-4
+        assert error[largest, "Explicit", first] > 1e-3
+        # CG that has done its work leaves only what the inner steps lack, which is less than the path's Jacobian lacks.
+        assert error[largest, "Implicit, 20 CG", first] < error[largest, "Explicit", first]
+    assert error[50.0, "Implicit, 5 CG", last] > 1e-3 > error[1.0, "Implicit, 5 CG", last]
