@@ -139,7 +139,7 @@ def chart(means: list[Row], rows: list[Row]) -> Figure:
         axis.grid(axis="x", linewidth=0.3)
     panels[0].invert_yaxis()
     panels[0].plot([], [], "o", color="#0072b2", label="here, one dot a seed")
-    panels[0].plot([], [], "|", color="#7f7f7f", markersize=12, label="paper, 60 or more times as long")
+    panels[0].plot([], [], "|", color="#7f7f7f", markersize=12, label="paper, full schedule")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
