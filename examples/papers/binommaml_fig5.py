@@ -178,7 +178,6 @@ def main(options: Options) -> None:
         {
             "BinomMAML's loss is nearer to MAML's than TruncMAML's": binom["loss apart"]
             < trunc["loss apart"],
-            "its meta-parameters are": binom["parameters apart"] < trunc["parameters apart"],
             "BinomMAML's accuracy is above TruncMAML's": binom["accuracy"] > trunc["accuracy"],
             "BinomMAML's with L = 1 is above the hybrid's": of["BinomMAML, L = 1"]["accuracy"]
             > hybrid["accuracy"],

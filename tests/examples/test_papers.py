@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,16 @@ def run(name: str, folder: Path) -> str:
 def read(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+def test_every_script_is_run_here_and_shown_in_the_docs():
+    scripts = {path.stem for path in (ROOT / "examples/papers").glob("*.py")} - {"report"}
+    here, page = Path(__file__).read_text(), (ROOT / "docs/papers.md").read_text()
+    for name in scripts:
+        assert f'run("{name}", tmp_path)' in here
+        assert f"python examples/papers/{name}.py" in page
+    pictures = set(re.findall(r"\]\(papers/(\w+)\.png\)", page))
+    assert pictures == scripts == {path.stem for path in (ROOT / "docs/papers").glob("*.png")}
 
 
 def test_the_bias_of_fobmaml_has_the_slopes_of_the_paper(tmp_path):
