@@ -19,8 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import tyro
-from matplotlib.figure import Figure
-from report import Row, Run, print_table, save, verdict, write_csv
+from report import Row, Run, lines, print_table, save, verdict, write_csv
 from rich.progress import track
 
 import metafunc as mf
@@ -90,27 +89,6 @@ def measure(options: Options) -> list[Row]:
     ]
 
 
-def chart(rows: list[Row]) -> Figure:
-    """The three figures against L."""
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    panels = (
-        ("seconds", "time of a meta-gradient, s"),
-        ("megabytes", "peak of memory, MB"),
-        ("use", "use of the cores"),
-    )
-    for axis, (key, title) in zip(figure.subplots(1, 3), panels, strict=True):
-        for method, colour in COLOURS.items():
-            own = [row for row in rows if row["method"] == method]
-            line = [row["L"] for row in own], [row[key] for row in own]
-            axis.plot(*line, "o-", color=colour, markersize=4, label=method)
-        highest = max(row[key] for row in rows)
-        axis.set(xlabel="L (0: FOMAML, 5: MAML)", ylim=(0, 1.05 * highest), title=title)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(linewidth=0.3)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    return figure
-
-
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     if options.quick:
@@ -119,7 +97,13 @@ def main(options: Options) -> None:
     print_table(f"Cost of a meta-gradient, {options.threads} threads", rows)
     out = options.out / "binommaml_fig4"
     write_csv(rows, out / "costs.csv")
-    save(chart(rows), out / "binommaml_fig4.png")
+    titles = {
+        "seconds": "time of a meta-gradient, s",
+        "megabytes": "peak of memory, MB",
+        "use": "use of the cores",
+    }
+    styles = {method: {"color": colour} for method, colour in COLOURS.items()}
+    save(lines(rows, "method", "L", "L (0: FOMAML, 5: MAML)", titles, styles), out / "binommaml_fig4.png")
     of = {(row["method"], row["L"]): row for row in rows}
     ratios = [of["BinomMAML", n]["seconds"] / of["TruncMAML", n]["seconds"] for n in range(1, K)]
     maml = of["BinomMAML", K]["megabytes"]

@@ -18,8 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import tyro
-from matplotlib.figure import Figure
-from report import Row, Run, print_table, save, verdict, write_csv
+from report import Row, Run, lines, print_table, save, verdict, write_csv
 from rich.progress import track
 from torch import Tensor
 
@@ -76,27 +75,7 @@ def cell(name: str, steps: int, options: Options) -> Row:
 
     once()
     seconds = median(once() for _ in range(options.repeats))
-    return {"estimator": name, "steps": steps, "seconds": seconds, "memory": mf.peak_memory(once)}
-
-
-def chart(rows: list[Row]) -> Figure:
-    """Both figures against K."""
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    panels = (("seconds", 1, "time of the backward pass, s"), ("memory", 1e-6, "peak of tensors, MB"))
-    for axes, (key, scale, title) in zip(figure.subplots(1, 2), panels, strict=True):
-        for name in dict.fromkeys(row["estimator"] for row in rows):
-            own = [row for row in rows if row["estimator"] == name]
-            method, _, cg_steps = name.partition(", L = ")
-            heights, steps = [scale * row[key] for row in own], [row["steps"] for row in own]
-            style = "--" if cg_steps == "2" else "-"
-            axes.plot(steps, heights, style, marker="o", markersize=4, color=COLOURS[method], label=name)
-        axes.set(xlabel="inner gradient steps K", ylim=(0, None))
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", linewidth=0.3)
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside right center", frameon=False)
-    return figure
+    return {"estimator": name, "steps": steps, "seconds": seconds, "megabytes": mf.peak_memory(once) / 1e6}
 
 
 def main(options: Options) -> None:
@@ -106,12 +85,17 @@ def main(options: Options) -> None:
     cells = [(name, k) for name in names for k in steps]
     rows = [cell(name, k, options) for name, k in track(cells, description="cells")]
     of = {(row["estimator"], row["steps"]): row for row in rows}
-    for key, title, scale in (("seconds", "backward pass, s", 1), ("memory", "peak of tensors, MB", 1e-6)):
-        table = [{"estimator": n} | {f"K = {k}": scale * of[n, k][key] for k in steps} for n in names]
+    titles = {"seconds": "time of the backward pass, s", "megabytes": "peak of tensors, MB"}
+    for key, title in titles.items():
+        table = [{"estimator": n} | {f"K = {k}": of[n, k][key] for k in steps} for n in names]
         print_table(title, table)
     out = options.out / "ibaml_fig2"
     write_csv(rows, out / "costs.csv")
-    save(chart(rows), out / "ibaml_fig2.png")
+    styles = {
+        name: {"color": COLOURS[name.partition(",")[0]], "linestyle": "--" if name.endswith("= 2") else "-"}
+        for name in names
+    }
+    save(lines(rows, "estimator", "steps", "inner gradient steps K", titles, styles), out / "ibaml_fig2.png")
     first, last, mid = steps[0], steps[-1], steps[len(steps) // 2]
 
     def growth(name: str, key: str) -> float:
@@ -123,11 +107,11 @@ def main(options: Options) -> None:
             growth(name, "seconds") < 1.5 for name in implicit
         ),
         f"memory of implicit gradients is flat in K (K = {last} within 1.1 times K = {first})": all(
-            growth(name, "memory") < 1.1 for name in implicit
+            growth(name, "megabytes") < 1.1 for name in implicit
         ),
     }
     for name in ("MAML", "ABML"):
-        for key in ("seconds", "memory"):
+        for key in titles:
             per_step = [
                 (of[name, b][key] - of[name, a][key]) / (b - a) for a, b in ((first, mid), (mid, last))
             ]

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 import tyro
-from matplotlib.figure import Figure
-from report import Row, Run, print_table, save, verdict, write_csv
+from report import Row, Run, lines, print_table, save, verdict, write_csv
 from rich.progress import track
 
 import metafunc as mf
@@ -68,22 +67,6 @@ def costs(steps: int, options: Options) -> list[Row]:
     ]
 
 
-def chart(rows: list[Row]) -> Figure:
-    """Both figures against the number of inner steps."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    panels = (("seconds", "time of a meta-gradient, s"), ("megabytes", "peak of memory, MB"))
-    for axis, (key, title) in zip(figure.subplots(1, 2), panels, strict=True):
-        for method, colour in COLOURS.items():
-            own = [row for row in rows if row["method"] == method]
-            steps, values = [row["steps"] for row in own], [row[key] for row in own]
-            axis.plot(steps, values, "o-", color=colour, markersize=4, label=method)
-        axis.set(xlabel="inner gradient steps", ylim=(0, None), title=title)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(linewidth=0.3)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    return figure
-
-
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     if options.quick:
@@ -96,7 +79,10 @@ def main(options: Options) -> None:
         print_table(title, table)
     out = options.out / "imaml_fig2b"
     write_csv(rows, out / "costs.csv")
-    save(chart(rows), out / "imaml_fig2b.png")
+    titles = {"seconds": "time of a meta-gradient, s", "megabytes": "peak of memory, MB"}
+    styles = {method: {"color": colour} for method, colour in COLOURS.items()}
+    picture = lines(rows, "method", "steps", "inner gradient steps", titles, styles)
+    save(picture, out / "imaml_fig2b.png")
     few, many = steps[0], steps[-1]
 
     def grown(method: str, key: str) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -62,6 +63,26 @@ def name_ends(axis: Any, ends: dict[str, tuple[float, float]], colours: dict[str
         style = {"color": colours[name], "va": "center", "fontsize": 9, "annotation_clip": False}
         axis.annotate(name, (place, 10**height), **style)
         floor = height + gap
+
+
+def lines(
+    rows: Sequence[Row], by: str, against: str, label: str, columns: dict[str, str], styles: dict[str, Row]
+) -> Figure:
+    """A panel for each column (its name and title), a line for each style, from zero on."""
+    figure = Figure(figsize=(0.5 + 4.6 * len(columns), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(columns), squeeze=False)[0]
+    for axis, (column, title) in zip(panels, columns.items(), strict=True):
+        for name, style in styles.items():
+            own = [(row[against], row[column]) for row in rows if row[by] == name]
+            axis.plot(
+                *zip(*own, strict=True), "o", **{"linestyle": "-", "markersize": 4, **style}, label=name
+            )
+        axis.set(xlabel=label, ylim=(0, 1.05 * max(row[column] for row in rows)))
+        axis.set_title(title, fontsize=10, loc="left")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(linewidth=0.3)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:

@@ -202,7 +202,7 @@ def test_figure_1_of_ibaml(tmp_path):
 
 def test_costs_of_ibaml_do_not_grow_with_inner_steps(tmp_path):
     run("ibaml_fig2", tmp_path)
-    memory = costs(tmp_path / "ibaml_fig2/costs.csv", ("estimator", "steps"), "memory")
+    memory = costs(tmp_path / "ibaml_fig2/costs.csv", ("estimator", "steps"), "megabytes")
     assert set(memory) == {
         (n, k) for n in ("MAML", "iMAML, L = 2", "ABML", "iBaML, L = 2") for k in (1, 2, 4)
     }
