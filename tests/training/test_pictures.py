@@ -83,6 +83,6 @@ def test_an_episode(channels: int, tmp_path: Path, drawn: list[figure.Figure]) -
 def test_matplotlib_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(
-        ImportError, match=r"matplotlib: expected this package for pictures, .*metafunc\[train\]"
+        ImportError, match=r"pictures: expected the package matplotlib, got none .*metafunc\[train\]"
     ):
         draw_curves(tmp_path)
