@@ -83,8 +83,11 @@ def run(method: str, seed: int, images: mf.data.ImageDataset, options: Options) 
         )
         for name, queries in (("train", options.queries), ("test" if "test" in images.splits else "val", 15))
     )
+    made_with = options.settings_of("data", "side", "steps", "batch", "queries", "width", "lr")
     folder = options.out / "binommaml_fig5" / f"{options.shots}-shot {method} {seed}"
-    done = mf.training.train(meta, train, steps=options.steps, batch=options.batch, folder=folder, seed=seed)
+    done = mf.training.train(
+        meta, train, steps=options.steps, batch=options.batch, folder=folder, seed=seed, settings=made_with
+    )
     score = mf.training.evaluate(meta, test, options.test_tasks, batch=20, seed=2)["accuracy"]
     row = {"method": method, "seed": seed, "steps": done.steps, "seconds": done.seconds}
     row |= {"accuracy": 100 * score.mean, "interval": 100 * score.interval, "folder": folder}

@@ -94,8 +94,12 @@ def run(
         for split, queries in (("train", options.queries), (unseen, 15))
     )
     train = replace(train, rotations=channels == 1)  # a character turned by a quarter is another one
+    sizes = "data", "side", "steps", "batch", "queries", "width"
+    made_with = options.settings_of(*sizes, "lr", "inner_lr", "variance", "divergence", "samples")
     folder = options.out / "ibaml_table1" / f"{shots}-shot {name} {seed}"
-    mf.training.train(trained, train, steps=options.steps, batch=options.batch, folder=folder, seed=seed)
+    mf.training.train(
+        trained, train, steps=options.steps, batch=options.batch, folder=folder, seed=seed, settings=made_with
+    )
     return bayes.answers(trained, test, options.test_tasks, seed=2)
 
 

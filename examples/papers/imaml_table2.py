@@ -97,9 +97,10 @@ def run(method: str, setting: str, seed: int, images: mf.data.ImageDataset, opti
     training = mf.data.Episodes(images.split("train"), ways, shots, options.queries, rotations=True)
     if method == "Reptile":  # It has no query set: it learns a task from all the drawings.
         training = replace(training, shots=shots + options.queries, queries=1)
+    made_with = options.settings_of("data", "steps", "batch", "queries", "width", "lr")
     folder = options.out / "imaml_table2" / setting / f"{method.replace(', ', ' ')} {seed}"
     done = mf.training.train(
-        meta, training, steps=options.steps, batch=options.batch, folder=folder, seed=seed
+        meta, training, steps=options.steps, batch=options.batch, folder=folder, seed=seed, settings=made_with
     )
     test = mf.data.Episodes(images.split("test"), ways, shots, 15)
     score = mf.training.evaluate(meta, test, options.test_tasks, batch=20, seed=2)["accuracy"]

@@ -23,6 +23,10 @@ class Run:
     quick: bool = False  # A smaller run, in seconds.
     out: Path = Path("runs/papers")  # Where the folder with the table and the picture goes.
 
+    def settings_of(self, *names: str) -> dict[str, Any]:
+        """What a training that goes on must have in common with what it was: these options."""
+        return {name: getattr(self, name) for name in names}
+
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """Write the numbers behind a picture; a row may lack columns that others have."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metafunc.bayes import errors
 from metafunc.bayes.learner import BayesianLearner
-from metafunc.data.tasks import Sampler
+from metafunc.data.tasks import Sampler, batches, check_count
+from metafunc.outer import sets
 
 
 def answers(
@@ -29,14 +29,12 @@ def answers(
     Raises:
         ValueError: If ``count`` or ``batch`` is no whole number of at least 1.
     """
-    for name, value in (("count", count), ("batch", batch)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise errors.out_of_range(name, value, "a whole number of at least 1", f"e.g. {name}=20")
-    draws = torch.Generator().manual_seed(seed)
+    check_count("count", count)
+    check_count("batch", batch)
     outputs: list[Tensor] = []
     targets: list[Tensor] = []
-    for start in range(0, count, batch):
-        drawn = tasks.sample(min(batch, count - start), draws)
+    for drawn in batches(tasks, count, batch, seed):
+        _, query = sets(drawn)
         outputs.append(learner.predict(drawn).movedim(1, 0).cpu())
-        targets.append(drawn["query"][1].cpu())
+        targets.append(query[1].cpu())
     return torch.cat(outputs, 1), torch.cat(targets)

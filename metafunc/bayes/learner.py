@@ -15,6 +15,7 @@ from metafunc.bayes.gaussian import Gaussian
 from metafunc.bayes.module import Prior
 from metafunc.bayes.noise import noise
 from metafunc.bayes.predict import predict
+from metafunc.decorators import check_callable
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
 from metafunc.functional import Functional, functional
@@ -84,6 +85,9 @@ class BayesianLearner(OuterLoop):
         test_inner: Callable[[dict[str, Any]], Inner] | None = None,
         seed: int = 0,
     ) -> None:
+        if outer_loss is not None:
+            check_callable(outer_loss, "outer_loss", "outer_loss(outputs, targets) -> scalar")
+            outer_loss = scalar(outer_loss, "outer_loss")
         if not isinstance(prior, Prior):
             raise errors.not_a("prior", "an mf.bayes.Prior", prior)
         super().__init__(prior, optimizer, scheduler, clip, seed, "prior")
@@ -179,11 +183,7 @@ class BayesianLearner(OuterLoop):
 
     def _pooled(self, outputs: Tree, losses: Tensor, targets: Tree) -> Tensor:
         """One loss of all samples."""
-        return (
-            losses.mean()
-            if self._outer_loss is None
-            else scalar(self._outer_loss, "outer_loss")(outputs, targets)
-        )
+        return losses.mean() if self._outer_loss is None else self._outer_loss(outputs, targets)
 
     def _answers(self, phi: Gaussian, batch: Tree, z: Tree) -> tuple[Tree, Tensor]:
         """The outputs and the loss of every sample."""

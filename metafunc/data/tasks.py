@@ -1,5 +1,6 @@
 """What every sampler of tasks returns, and the checks that all samplers share."""
 
+from collections.abc import Iterator
 from typing import Any, Protocol, TypedDict
 
 import torch
@@ -24,6 +25,13 @@ class Sampler(Protocol):
     def sample(self, tasks: int, generator: torch.Generator) -> Tasks:
         """Draws so many tasks; the state of the generator fixes which."""
         ...
+
+
+def batches(tasks: Sampler, count: int, batch: int, seed: int) -> Iterator[Tasks]:
+    """So many tasks, `batch` at a time and the last ones fewer: the same ones at every call."""
+    draws = torch.Generator().manual_seed(seed)
+    for start in range(0, count, batch):
+        yield tasks.sample(min(batch, count - start), draws)
 
 
 def refusal(where: str, expected: str, got: object, do: str) -> ValueError:

@@ -9,7 +9,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from metafunc.data.tasks import Sampler
+from metafunc.data.tasks import Sampler, batches
 from metafunc.training import errors
 from metafunc.training.learner import Learner
 
@@ -70,14 +70,12 @@ def evaluate(
         raise errors.not_a_sampler("tasks", tasks)
     for name, value in (("count", count), ("batch", batch)):
         check_positive(name, value)
-    draws = torch.Generator().manual_seed(seed)
     found: list[dict[str, Tensor]] = []
-    for start in range(0, count, batch):
-        size = min(batch, count - start)
-        figures = learner.evaluate(tasks.sample(size, draws))
+    for drawn in batches(tasks, count, batch, seed):
+        figures = learner.evaluate(drawn)
         found.append({name: values.detach().cpu() for name, values in figures.items()})
         if progress is not None:
-            progress(start + size, count)
+            progress(min(len(found) * batch, count), count)
     return {name: Score.of(torch.cat([part[name] for part in found])) for name in found[0]}
 
 

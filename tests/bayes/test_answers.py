@@ -19,6 +19,7 @@ def test_answers_are_the_predictions_for_the_drawn_tasks():
 @pytest.mark.parametrize("name", ["count", "batch"])
 def test_numbers_of_tasks_are_whole_and_positive(name):
     with pytest.raises(
-        ValueError, match=f"^{name}: expected a whole number of at least 1, got 0. E.g. {name}=20.$"
+        ValueError,
+        match=f"^{name}: expected a whole number of at least 1, got 0. Give {name} such a number.$",
     ):
         bayes.answers(build(), tasks_of_sinusoids(), **{"count": 2, "batch": 2, name: 0})

@@ -299,6 +299,10 @@ def test_an_outer_loss_that_is_no_scalar_is_refused():
     learner = build(outer_loss=lambda outputs, targets: outputs - targets)
     with pytest.raises(ValueError, match="outer_loss: expected"):
         learner.step(batch())
+    with pytest.raises(
+        TypeError, match=r"outer_loss: expected .*outer_loss\(outputs, targets\) -> scalar.*got str"
+    ):
+        build(outer_loss="predictive")
 
 
 def test_the_outer_loss_has_samples_of_its_own():
