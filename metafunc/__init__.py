@@ -29,6 +29,7 @@ from metafunc.memory import peak_memory
 from metafunc.meta_optimizer import MetaOptimizer
 from metafunc.metagrad import Loop, MetaGrad, Vmap, meta_grad
 from metafunc.outer import MetaStep
+from metafunc.philox import fold_in
 from metafunc.solvers import Composed, adam, gradient_descent, nesterov, newton_cg, optimizer_loop
 from metafunc.step_keys import with_step_keys
 
@@ -74,6 +75,7 @@ __all__ = [
     "check",
     "compare",
     "data",
+    "fold_in",
     "functional",
     "gradient_descent",
     "iterates",

@@ -131,22 +131,65 @@ def _jvp_by_transposition(
 
 
 def vmap(fn: Callable[..., Tree], in_dims: Any = 0, randomness: str = "same") -> Callable[..., Tree]:
-    """``torch.func.vmap`` for a function whose outcome may have ``None`` among its leaves."""
+    """``torch.func.vmap`` for a function whose outcome may have other leaves than tensors, which stay what they are."""
 
     def mapped(*args: Tree) -> Tree:
         seen: list[Any] = []
 
         def tensors_only(*args: Tree) -> list[Tensor]:
-            out = fn(*args)
-            found = tree.leaves(out)
-            seen[:] = [tree.structure(out), [x is not None for x in found]]
-            return [x for x in found if x is not None]
+            tensors, seen[:] = _split(fn(*args))
+            return tensors
 
-        supply = iter(_func.vmap(tensors_only, in_dims=in_dims, randomness=randomness)(*args))
-        spec, present = seen
-        return tree.rebuild(spec, [next(supply) if there else None for there in present])
+        tensors = _func.vmap(tensors_only, in_dims=in_dims, randomness=randomness)(*args)
+        return seen[0].fill(tensors)
 
     return mapped
+
+
+def _split(out: Tree) -> tuple[list[Tensor], list[Any]]:
+    tensors, skeleton = tree.take_tensors(out)
+    return tensors, [skeleton]
+
+
+def is_active() -> bool:
+    """Whether anything that is computed now could be differentiated or mapped."""
+    return torch.is_grad_enabled() or bool(_levels()[0]) or forward_mode_active()
+
+
+def is_wrapped(x: Tensor) -> bool:
+    """Whether the tensor belongs to a transform that has not ended."""
+    return _functorch.maybe_get_level(x) not in (None, -1, 0) and _functorch.unwrap_if_dead(x) is x
+
+
+def unwrappings(x: Tensor) -> Generator[Tensor]:
+    """What the wrappers of transforms around a tensor hold, from the outermost wrapper inwards."""
+    while _functorch.maybe_get_level(x) not in (None, -1, 0):
+        x = _functorch.get_unwrapped(x)
+        yield x
+
+
+def depends(x: Any) -> bool:
+    """Whether a value was computed from a tensor that is being differentiated, at any level.
+
+    :func:`is_differentiated` says so of every tensor that a derivative has wrapped, constants included.
+    """
+    if not isinstance(x, Tensor):
+        return False
+    return x.requires_grad or any(y.requires_grad for y in unwrappings(x)) or has_tangent(x)
+
+
+def is_traced() -> bool:
+    """Whether something like ``torch.compile`` traces, so that tensors have no values."""
+    modes: Any = torch._C  # pyright: ignore[reportPrivateUsage]
+    return guards.TracingContext.try_get() is not None or any(
+        modes._get_dispatch_mode(key) is not None
+        for key in (modes._TorchDispatchModeKey.FAKE, modes._TorchDispatchModeKey.PROXY)
+    )
+
+
+def outside() -> Any:
+    """A context outside of all transforms, for plain tensors that have nothing to do with them."""
+    return pyfunctorch.temporarily_clear_interpreter_stack()
 
 
 def is_differentiated(x: Any) -> bool:

@@ -44,7 +44,6 @@ def minimizes(
             objective=lambda phi, args: checked(phi, args.theta, *args.data),
             solve=lambda args: fn(args.theta, *args.data),
             batchable=False,
-            functions=(objective, init),
             name=_name(fn),
         )
 
@@ -76,7 +75,6 @@ def solves(
             symmetric=symmetric,
             solve=lambda args: fn(args.theta, *args.data),
             batchable=False,
-            functions=(residual, init),
             name=name,
         )
 
@@ -115,7 +113,6 @@ def iterates(
             symmetric=symmetric,
             steps=steps,
             step=lambda _, state, args: (advance(state[0], args),),
-            functions=(fn, init),
             name=name,
         )
 

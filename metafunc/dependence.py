@@ -1,17 +1,16 @@
-"""Which leaves of its arguments a computation really depends on, and which tensors it has captured on the side."""
+"""Which leaves of its arguments a computation really depends on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from metafunc import errors, tree
-from metafunc.autodiff import is_differentiated, vjp
+from metafunc.autodiff import vjp
+from metafunc.generators import undisturbed
 from metafunc.rule import Handle, Rule, Stats, call
 from metafunc.tree import Tree
 
@@ -53,8 +52,9 @@ class _Mark(Rule):
 def dependencies(fn: Callable[[Tree], Any], args: Tree) -> list[bool]:
     """For every leaf of ``args``, whether ``fn(args)`` depends on it differentiably."""
     watch = Watch(args)
-    out, pull = vjp(lambda a: [x for x in tree.leaves(fn(watch(a))) if tree.is_float(x)], args)
-    pull([torch.ones_like(x) for x in out])
+    with undisturbed(args):
+        out, pull = vjp(lambda a: [x for x in tree.leaves(fn(watch(a))) if tree.is_float(x)], args)
+        pull([torch.ones_like(x) for x in out])
     return watch.touched
 
 
@@ -78,36 +78,3 @@ def require_reach(
     for path, miss, feed in zip(tree.paths(args), missed, feeding, strict=True):
         if miss and feed:
             raise errors.zero_by_construction(name, path, advice)
-
-
-def refuse_captured(*functions: Any) -> None:
-    """Raise if a function has captured a tensor that is being differentiated.
-
-    A derivative rule sees arguments only: a tensor that comes in by a closure or a global would silently get no
-    gradient. (torch.compile cannot trace a look into closures; there the eager call has to find it.)
-    """
-    if torch.compiler.is_compiling():
-        return
-    for fn in functions:
-        for name, value in _captured(fn):
-            if is_differentiated(value):
-                raise errors.captured(getattr(fn, "__name__", repr(fn)), name)
-
-
-def _captured(fn: Any) -> Iterator[tuple[str, Tensor]]:
-    if not isinstance(fn, FunctionType):
-        return
-    cells = zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=True)
-    found = {name: cell.cell_contents for name, cell in cells if not _is_empty(cell)}
-    found |= {name: fn.__globals__[name] for name in fn.__code__.co_names if name in fn.__globals__}
-    for name, value in found.items():
-        if isinstance(value, Tensor):
-            yield name, value
-
-
-def _is_empty(cell: Any) -> bool:
-    try:
-        _ = cell.cell_contents
-    except ValueError:
-        return True
-    return False

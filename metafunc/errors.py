@@ -142,13 +142,14 @@ def other_leaf(name: str, path: str, expected: Tensor, got: Any) -> ValueError:
     )
 
 
-def captured(function: str, name: str) -> ZeroGradientError:
+def captured(name: str) -> ZeroGradientError:
     return ZeroGradientError(
         say(
-            function,
-            "a function of its arguments alone",
-            f"one that captured {name!r}, a tensor that is being differentiated and would get no gradient",
-            f"pass it in theta or in the data, or detach it: {name}.detach()",
+            name,
+            "functions whose captured tensors can be seen as operands of torch's operators",
+            "a function that reaches a tensor that is being differentiated in another way, such as compiled or "
+            "scripted code, or an autograd.Function that was given a captured tensor",
+            "pass that tensor in theta or in the data, or detach it",
         )
     )
 
@@ -513,9 +514,9 @@ def not_by_key(name: str) -> ValueError:
     return ValueError(
         say(
             "module",
-            "dropout as the only source of randomness",
-            f"{name}, which draws from torch's generator: mapped and recomputed runs would differ",
-            "draw such numbers before, and pass them with the data",
+            "dropout as the only source of randomness, drawn from a key",
+            f"{name}, which draws random numbers from a generator: mapped and recomputed runs would differ",
+            "draw such numbers before, and pass them with the data, or use nn.Dropout with randomness='different'",
         )
     )
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from metafunc import autodiff, errors, tree
-from metafunc.dependence import refuse_captured
 from metafunc.inner import Args, Inner
 from metafunc.plug import Plug
-from metafunc.rule import Handle, Rule, Stats, call, linearize
+from metafunc.rule import Handle, Pullback, Rule, Stats, call, linearize
 from metafunc.tree import Tree
 
 
@@ -62,7 +61,7 @@ class Adapt:
         Returns:
             ``phi``, a tree like ``init(theta)``.
         """
-        return call(self.handle, self._args(theta, data))[0]
+        return self.inner.run(lambda args: call(self.handle, args)[0], self.inner.args(theta, data))
 
     def linearize(
         self, theta: Tree, *data: Tree, needs: tuple[Tree, Tree] | None = None, guess: Tree = ()
@@ -80,24 +79,24 @@ class Adapt:
             ``(phi, pull)`` with ``pull(v) -> (theta_bar, data_bar, stats)`` for a cotangent ``v`` of ``phi``;
             ``None`` stands for a cotangent that was not asked for.
         """
-        args = self._args(theta, data, guess)
-        wanted = Args(
-            tree.map(tree.is_float, theta) if needs is None else needs[0],
-            tree.map(lambda _: False, data) if needs is None else needs[1],
-            tree.map(autodiff.is_differentiated, args.hyper),
-            tree.map(lambda _: False, guess),
-        )
-        out, pullback = linearize(self.handle, args, wanted)
+
+        def run(args: Args) -> tuple[tuple[Tree, ...], Pullback]:
+            wanted = Args(
+                tree.map(tree.is_float, theta) if needs is None else needs[0],
+                tree.map(lambda _: False, data) if needs is None else needs[1],
+                tree.map(autodiff.is_differentiated, args.hyper),
+                tree.map(lambda _: False, guess),
+                tree.map(autodiff.is_differentiated, args.captured),
+            )
+            return linearize(self.handle, args, wanted)
+
+        out, pullback = self.inner.run(run, self.inner.args(theta, data, guess))
 
         def pull(v: Tree) -> tuple[Tree, tuple[Tree, ...], Stats]:
             bar, stats = pullback((v, *(None for _ in out[1:])))
             return bar.theta, bar.data, stats
 
         return out[0], pull
-
-    def _args(self, theta: Tree, data: tuple[Tree, ...], guess: Tree = ()) -> Args:
-        refuse_captured(*self.inner.functions)
-        return self.inner.args(theta, data, guess)
 
     def __repr__(self) -> str:
         return f"{self.estimator!r}({self.inner.name})"

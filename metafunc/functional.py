@@ -14,8 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
 from metafunc import autodiff, errors, tree
+from metafunc.generators import Snapshot
 from metafunc.norms import InFull, Recording, Replaying
-from metafunc.randomness import Keyed
+from metafunc.randomness import Keyed, name_of_what_draws
 
 Params = dict[str, Tensor]
 Buffers = Literal["batch", "frozen", "task"]
@@ -56,7 +57,8 @@ def functional(
         randomness: ``"error"``: dropout is refused. ``"same"``, ``"different"``: it draws from a key (see
             :meth:`Functional.__call__`), the same one or a different one for every task, and the same in every inner
             step (:func:`~metafunc.with_step_keys` makes the steps differ). The mask is a function of the key, so that
-            looped, mapped, chunked and recomputed runs are equal.
+            looped, mapped, chunked and recomputed runs are equal. That goes for every kind of dropout and for that of
+            attention; a module that draws other random numbers is refused.
         autocast: Mixed precision: the module runs under ``torch.autocast`` in this dtype, usually ``torch.bfloat16``,
             which needs no scaling of the loss. Its outputs are turned back, so that the loss, the inner steps and the
             meta-gradient are in the precision of the parameters. (A ``torch.autocast`` around a whole meta-step would
@@ -168,14 +170,37 @@ class Functional:
         if recurrent and autodiff.is_mapping():
             raise errors.recurrent_under_vmap(type(recurrent[0]).__name__)
         before = {name: _version(b) for name, b in self.module.named_buffers()}
-        # Fused attention has no second derivative and no batching rule.
         keyed = Keyed(None if self.randomness == "error" else key)
-        with self._policies(), norms, keyed, sdpa_kernel(SDPBackend.MATH), self._precision():
-            found = functional_call(self.module, dict(params), args, kwargs)
+
+        def run() -> Any:
+            # Fused attention has no second derivative and no batching rule.
+            with self._policies(), norms, keyed, sdpa_kernel(SDPBackend.MATH), self._precision():
+                return functional_call(self.module, dict(params), args, kwargs)
+
+        found = self._without_draws(run)
         written = [name for name, b in self.module.named_buffers() if _version(b) != before[name]]
         if written:
             raise errors.buffer_written(written[0])
         return found if self.autocast is None else tree.map(self._turned_back, found)
+
+    def _without_draws(self, run: Callable[[], Any]) -> Any:
+        """``run()``, refused if it draws from torch's generators: mapped and recomputed runs would draw anew."""
+        if autodiff.is_traced():
+            return run()
+        device = next(self.module.parameters()).device
+        snapshot = Snapshot({torch.device("cpu"), device})
+        try:
+            found = run()
+        except RuntimeError as error:
+            if "randomness" not in str(error):  # the words of torch.func.vmap, which refuses as well
+                raise
+            raise errors.not_by_key(name_of_what_draws(run, device)) from error
+        if snapshot.moved():
+            snapshot.restore()
+            name = name_of_what_draws(run, device)
+            snapshot.restore()
+            raise errors.not_by_key(name)
+        return found
 
     @contextmanager
     def _precision(self) -> Generator[None]:

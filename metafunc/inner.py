@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from metafunc import autodiff, errors, tree
+from metafunc.captured import Captured, Closure, standing_in
+from metafunc.generators import Snapshot
 from metafunc.rule import Handle, Rule, Stats, call
 from metafunc.tree import Tree
+
+T = TypeVar("T")
 
 
 class Args(NamedTuple):
@@ -25,6 +29,8 @@ class Args(NamedTuple):
     data: tuple[Tree, ...]
     hyper: Tree  # tensors given when the solver was declared, such as a learned ``lr``
     guess: Tree = ()  # where an implicit estimator's linear solver starts, if anywhere; no derivative flows to it
+    captured: Captured | tuple[()] = ()  # what the user's functions reach on the side
+    draws: Snapshot | tuple[()] = ()  # where the generators stand at every evaluation, if that matters
 
 
 Objective = Callable[[Tree, Args], Tensor]
@@ -64,7 +70,7 @@ class Inner:
         settings: What ``step`` reads beside gradient and state (``lr`` and the like): a reader for each name.
         hyper: The tensors among these settings that were given as they are; see :class:`Args`.
         free: Whether the objective is known not to depend on ``theta``.
-        functions: The user's functions, which must not capture a tensor that is being differentiated.
+        functions: The user's functions, as they were given.
         name: What errors call this solver.
     """
 
@@ -86,6 +92,14 @@ class Inner:
     free: bool = False
     functions: tuple[Any, ...] = ()
     name: str = "inner"
+    closure: Closure = field(default_factory=Closure, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("init", "objective", "curved", "residual", "step", "solve"):
+            object.__setattr__(self, name, bound(getattr(self, name)))
+        if self.parts is not None:
+            object.__setattr__(self, "parts", Parts(*map(bound, self.parts)))
+        object.__setattr__(self, "settings", {name: bound(read) for name, read in self.settings.items()})
 
     def args(self, theta: Tree, data: tuple[Tree, ...], guess: Tree = ()) -> Args:
         """The checked arguments of one solve."""
@@ -104,9 +118,54 @@ class Inner:
             plain_gradient(self.objective)(phi, args) if self.residual is None else self.residual(phi, args)
         )
 
+    def run(self, fn: Callable[[Args], T], args: Args) -> T:
+        """``fn(args)``, with the tensors that the user's functions have captured among the arguments."""
+        return self.closure.run(
+            lambda held: fn(args._replace(captured=held)), lambda at: touch(self, at), args, self.name
+        )
+
     def __call__(self, theta: Tree, *data: Tree) -> Tree:
         """Solve. The solution has no derivative: that is for an estimator to say."""
-        return call(Handle(Bare(self)), self.args(theta, data))[0]
+        return self.run(lambda args: call(Handle(Bare(self)), args)[0], self.args(theta, data))
+
+
+def touch(inner: Inner, args: Args) -> Tree:
+    """What all of the user's functions return at the start; for finding out what they reach."""
+    phi = inner.init(args)
+    found: list[Tree] = [inner.inputs(args)]
+    if inner.step is not None:
+        found.append(advance(inner, plain_gradient(inner.objective), inner.begin(phi), args)[0])
+    elif inner.objective is not None:
+        found.append(inner.objective(phi, args))
+    return found, [other(phi, args) for other in (inner.curved, inner.residual) if other is not None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bound:
+    """A function whose last argument is :class:`Args`, with the tensors that it captured replaced by those in there.
+
+    Attributes:
+        fn: The function.
+        own: Whether it is this package's own, and closes over nothing but what a rule was given.
+    """
+
+    fn: Callable[..., Any]
+    own: bool = False
+
+    def __call__(self, *given: Any) -> Any:
+        """What ``fn`` returns; it draws from where ``args.draws`` says."""
+        args: Args = given[-1]
+        if args.draws:
+            args.draws.restore()
+        if self.own or not args.captured:
+            return self.fn(*given)
+        with standing_in(args.captured, self, given):
+            return self.fn(*given)
+
+
+def bound(fn: Callable[..., Any] | None) -> Any:
+    """The function as a :class:`Bound` one."""
+    return fn if fn is None or isinstance(fn, Bound) else Bound(fn)
 
 
 def solve_with(inner: Inner, args: Args) -> Tree:
@@ -135,9 +194,14 @@ def advance(
     assert inner.step is not None
     if not inner.tolerance:
         return tuple(inner.step(gradient, state, args)), None
-    slope = gradient(state[0], args)
-    done = tree.norm(slope) <= inner.tolerance
-    after = inner.step(lambda *_: slope, state, args)
+    slopes: list[Tree] = []
+
+    def noted(phi: Tree, args: Args) -> Tree:
+        slopes.append(gradient(phi, args))
+        return slopes[-1]
+
+    after = inner.step(noted, state, args)
+    done = tree.norm(slopes[0]) <= inner.tolerance
     return tree.map(lambda new, old: torch.where(done, old, new), tuple(after), tuple(state)), done
 
 

@@ -200,7 +200,7 @@ class MetaOptimizer(OuterLoop):
             return ()
         first = next(x for x in tree.leaves(support) if isinstance(x, Tensor))
         draw = torch.Generator().manual_seed((self._seed * 1_000_003 + self.steps) % 2**63)
-        keys = torch.randint(2**32, (len(first),), generator=draw)
+        keys = torch.randint(2**63 - 1, (len(first),), generator=draw)
         same = self.model.randomness == "same"
         return ((keys[:1].expand(len(first)) if same else keys).to(first.device),)
 

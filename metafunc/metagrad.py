@@ -12,10 +12,11 @@ from torch import Tensor
 
 from metafunc import errors, tree
 from metafunc.autodiff import vjp, without_dead_levels
+from metafunc.captured import vmap
 from metafunc.estimator import Adapt
 from metafunc.inner import scalar
 from metafunc.plug import Plug
-from metafunc.rule import Stats, vmap
+from metafunc.rule import Stats
 from metafunc.spectrum import spectrum
 from metafunc.tree import Tree
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import Any
 
 from metafunc import errors, tree
 from metafunc.autodiff import jvp, vjp
 from metafunc.curvature import Curvature, Exact
+from metafunc.generators import Draws, taped
 from metafunc.inner import Args, Gradient, Inner, advance, plain_gradient
 from metafunc.tree import Tree
 
@@ -30,26 +32,50 @@ class Path:
         """The next state."""
         return advance(self.inner, self.gradient, state, args)[0]
 
-    def run(self, args: Args, start: State, steps: int) -> list[State]:
-        """The states from ``start`` over ``steps`` steps, both ends included."""
+    def final(self, args: Args) -> State:
+        """The state after the last step."""
+        state = self.first(args)
+        for _ in range(self.inner.steps):
+            state = self.step(state, args)
+        return state
+
+    def record(self, args: Args, keep: Container[int]) -> tuple[State, list[State], Draws]:
+        """The state after the last step, those before the steps to ``keep``, and what was drawn on the way."""
+
+        def walk(tape: Draws) -> tuple[State, list[State]]:
+            note(tape)
+            state, kept = self.first(args), list[State]()
+            for k in range(self.inner.steps):
+                note(tape)
+                if k in keep:
+                    kept.append(state)
+                state = self.step(state, args)
+            return state, kept
+
+        (state, kept), tape = taped(args, walk)
+        return state, kept, tape
+
+    def run(self, args: Args, tape: Draws, start: State, steps: range) -> list[State]:
+        """The states before these steps, the first of which is ``start``, once more."""
         states = [start]
-        for _ in range(steps):
-            states.append(self.step(states[-1], args))
+        for k in steps[:-1]:
+            states.append(self.step(states[-1], at_step(args, tape, k)))
         return states
 
-    def last(self, args: Args, keep: int) -> list[State]:
-        """The last ``keep`` states and the final one, of a run from the beginning."""
-        state = self.first(args)
-        for _ in range(self.inner.steps - keep):
-            state = self.step(state, args)
-        return self.run(args, state, keep)
+    def linearize_step(self, state: State, args: Args, needs: Tree) -> Callable[[State], tuple[State, Tree]]:
+        """The pull-back of a step: from the cotangent of the next state to those of this one and of the arguments."""
+        every = tree.map(tree.is_float, state)
+        _, pull = vjp(self.step, state, args, needs=(every, needs))
+
+        def pull_step(v: State) -> tuple[State, Tree]:
+            state_bar, args_bar = pull(v)
+            return state_bar, args_bar
+
+        return pull_step
 
     def pull_step(self, state: State, args: Args, v: State, needs: Tree) -> tuple[State, Tree]:
         """From the cotangent of the next state to those of this one and of the arguments."""
-        every = tree.map(tree.is_float, state)
-        _, pull = vjp(self.step, state, args, needs=(every, needs))
-        state_bar, args_bar = pull(v)
-        return state_bar, args_bar
+        return self.linearize_step(state, args, needs)(v)
 
     def pull_first(self, args: Args, v: State, needs: Tree) -> Tree:
         """From the cotangent of the first state to that of the arguments."""
@@ -63,6 +89,17 @@ class Path:
     def push_first(self, args: Args, tangent: Tree) -> State:
         """From the tangent of the arguments to that of the first state."""
         return jvp(self.first, (args,), (tangent,))[1]
+
+
+def note(tape: Draws) -> None:
+    """Note where the generators stand, if anybody wants to know."""
+    if tape:
+        tape.note()
+
+
+def at_step(args: Args, tape: Draws, k: int) -> Args:
+    """The arguments with which step ``k`` draws what it drew the first time; -1 is the initialisation."""
+    return args._replace(draws=tape.before(k)) if tape else args
 
 
 def cotangent_of_phi(v: Tree | None, state: State) -> State:

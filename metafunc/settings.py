@@ -36,11 +36,6 @@ class Settings:
         }
 
     @property
-    def functions(self) -> tuple[Callable[[Tree], Any], ...]:
-        """The settings that are functions of ``theta``."""
-        return tuple(value for value in self.values.values() if callable(value))
-
-    @property
     def readers(self) -> dict[str, Callable[[Args], Any]]:
         """For every setting the function that reads it off the arguments of a solve."""
         return {name: self._reader(name, value) for name, value in self.values.items()}

@@ -8,6 +8,7 @@ import torch
 
 from metafunc import errors, tree
 from metafunc.inner import Args, Gradient, Inner
+from metafunc.philox import fold_in
 from metafunc.tree import Tree
 
 
@@ -15,9 +16,9 @@ def with_step_keys(inner: Inner) -> Inner:
     """The same inner problem, whose losses draw from another key in every step.
 
     The last data argument is a key (see :func:`~metafunc.functional`), ``adapt(theta, *data, key)``; step ``k`` gets
-    ``key + 40503 k`` in its place. The number of the step is part of the solver's state, so that looped, mapped and
-    recomputed runs draw the same numbers. Estimators of the solution (``Implicit``, ``FiniteDifference``) differentiate
-    the objective of the key itself.
+    ``mf.fold_in(key, k)`` in its place. The number of the step is part of the solver's state, so that looped, mapped
+    and recomputed runs draw the same numbers. Estimators of the solution (``Implicit``, ``FiniteDifference``)
+    differentiate the objective of the key itself.
 
     Args:
         inner: An inner problem solved by steps, without a ``tolerance``.
@@ -37,14 +38,15 @@ def with_step_keys(inner: Inner) -> Inner:
     begin, step = inner.begin, inner.step
 
     def first(phi: Tree) -> tuple[Tree, ...]:
-        return (*begin(phi), torch.zeros_like(tree.leaves(phi)[0].sum()))
+        like = tree.leaves(phi)[0]
+        return (*begin(phi), torch.zeros_like(like.sum(), dtype=torch.float32))  # exact up to 2^24 steps
 
     def advance(gradient: Gradient, state: Tree, args: Args) -> Tree:
         *rest, count = state
 
         def keyed(phi: Tree, at: Args) -> Tree:
             *data, key = at.data
-            return gradient(phi, at._replace(data=(*data, key + 40503 * count.detach().to(key.dtype))))
+            return gradient(phi, at._replace(data=(*data, fold_in(key, count.detach()))))
 
         return (*step(keyed, tuple(rest), args), count + 1)
 

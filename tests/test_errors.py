@@ -335,21 +335,6 @@ def test_a_leaf_that_the_solve_never_sees_gets_its_zero() -> None:
         assert float(found["scale"]) == float(loss(adapt(theta, X), X))
 
 
-def test_captured_tensors() -> None:
-    weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-    adapt = mf.Explicit()(mf.gradient_descent(lambda phi, x: loss(phi, x) * weight, lr=0.1, steps=3))
-    text = "one that captured 'weight', a tensor that is being differentiated and would get no gradient. Pass it in theta or in the data, or detach it: weight.detach()"
-    with raises(mf.ZeroGradientError, text):
-        adapt(THETA, X)
-
-    def meta_loss(weight: Tensor) -> Tensor:
-        inner = mf.gradient_descent(lambda phi, x: loss(phi, x) * weight, lr=0.1, steps=3)
-        return loss(mf.Explicit()(inner)(THETA, X), X)
-
-    with raises(mf.ZeroGradientError, "one that captured 'weight'"):
-        grad(meta_loss)(weight.detach())
-
-
 def test_second_derivatives_and_forward_mode_that_are_refused() -> None:
     adapt = mf.FirstOrder()(INNER)
     with raises(

@@ -15,7 +15,6 @@ from metafunc.bayes import errors
 from metafunc.bayes.gaussian import Gaussian, check_gaussian, distance, kl
 from metafunc.bayes.predict import predict
 from metafunc.decorators import check_callable
-from metafunc.dependence import refuse_captured
 from metafunc.inner import scalar
 from metafunc.metagrad import Batching, Vmap
 from metafunc.tree import Tree
@@ -93,7 +92,6 @@ class Elbo:
     def init(self, theta: Gaussian) -> Gaussian:
         """The first ``phi``: the prior, without variances where they are fixed."""
         check_gaussian("theta", theta)
-        refuse_captured(self.loss)  # which a solver, that sees this object alone, cannot look into
         return {"mean": theta["mean"]} if self.variance is not None else dict(theta)
 
     def posterior(self, phi: Gaussian) -> Gaussian:

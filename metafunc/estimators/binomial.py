@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from torch import Tensor
@@ -12,8 +14,9 @@ from metafunc import errors, tree
 from metafunc.curvature import Curvature, Exact
 from metafunc.dependence import dependencies, require_reach
 from metafunc.estimator import Estimator
+from metafunc.generators import Draws, replaying
 from metafunc.inner import Args, Inner
-from metafunc.path import Path, cotangent_of_phi, path_of
+from metafunc.path import Path, State, at_step, cotangent_of_phi, path_of
 from metafunc.rule import Rule, Stats, vmap
 from metafunc.tree import Tree
 
@@ -87,6 +90,12 @@ class Binomial(Estimator):
         return Expanded(path, self.order, window, factor, repr(self))
 
 
+Round = Callable[[range, Tree], tuple[Tree, Tree]]
+"""From some steps and a cotangent for each to the outcomes of :meth:`Expanded._factor`, stacked."""
+
+Rounds = Callable[[Tree, Args, Draws, Tree], Round]
+
+
 @dataclass(frozen=True, slots=True)
 class Expanded(Rule):
     """Outcome: ``phi_K`` and the states before each of the last ``window`` steps, stacked."""
@@ -96,6 +105,9 @@ class Expanded(Rule):
     window: int
     factor: float
     label: str
+    unmappable: list[bool] = field(
+        default_factory=list[bool]
+    )  # has one element once mapping the steps has failed
 
     @property
     def name(self) -> str:
@@ -106,39 +118,73 @@ class Expanded(Rule):
         return self.order == self.window == self.path.inner.steps and self.factor == 1.0
 
     def forward(self, args: Args) -> tuple[Tree, ...]:
-        *before, final = self.path.last(args, self.window)
-        return final[0], tree.stack(before)
+        final, before, tape = self.path.record(args, self._steps())
+        return final[0], tree.stack(before), tape
 
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
+        if not self.order:
+            reached = dependencies(self.path.first, args)
+            require_reach(
+                self.label, "use Binomial(1) or higher, or Explicit", self._solve, reached, args, needs
+            )
+        if not out[2] and not self.unmappable:
+            try:
+                return self._expand(self._mapped_round, args, out, cotangent, needs), {}
+            except Exception:  # whatever it is: if mapping is not to blame, it is raised again
+                bar = self._expand(self._looped_round, args, out, cotangent, needs)
+                self.unmappable.append(True)
+                return bar, {}
+        with replaying(out[2], args):
+            return self._expand(self._looped_round, args, out, cotangent, needs), {}
+
+    def _expand(self, rounds: Rounds, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> Tree:
         # E(l, m): the chains of at most l factors over the steps m, m+1, ... of the window, applied to v. Round l makes
         # E(l, m) for m in [order - l, window - l] from E(l-1, m+1). At the highest m it is the full product.
-        states, (v_phi, v_states) = out[1], cotangent
+        (_, states, tape), (v_phi, v_states, _) = out, cotangent
         v, width, bar = cotangent_of_phi(v_phi, tree.index(states, -1)), self.window - self.order + 1, None
         expanded = tree.map(lambda x: x.expand(width, *x.shape), v)
-        everywhere = tree.repeat(args, width)
-        dims = (tree.axes(v), tree.axes(args), tree.axes(v))
-        round_of = vmap(lambda s, a, u: self._factor(s, a, u, needs), dims, width)
+        round_of = rounds(states, args, tape, needs)
         for l in range(1, self.order + 1):
-            here = slice(self.order - l, self.window - l + 1)
-            factors, more = round_of(tree.index(states, here), everywhere, expanded)
+            here = range(self.order - l, self.window - l + 1)
+            factors, more = round_of(here, expanded)
             # A term through the arguments takes E(order - 1, m + 1), known earlier for the highest m only.
             share = tree.map(_summed, more) if l == self.order else tree.index(more, -1)
             bar = share if bar is None else tree.merge(share, bar)
             expanded = tree.map(lambda e, n: e[-1] + _sums_from(n), expanded, factors)
             if v_states is not None:  # met by an exact expansion only, whose rounds are single steps
-                expanded = tree.add(expanded, tree.index(v_states, here))
-        start = self.path.pull_first(args, tree.index(expanded, 0), needs)
-        if bar is None:
-            reached = dependencies(self.path.first, args)
-            require_reach(
-                self.label, "use Binomial(1) or higher, or Explicit", self._solve, reached, args, needs
-            )
-            return start, {}
-        return tree.merge(start, bar), {}
+                expanded = tree.add(expanded, tree.index(v_states, slice(here.start, here.stop)))
+        start = self.path.pull_first(at_step(args, tape, -1), tree.index(expanded, 0), needs)
+        return start if bar is None else tree.merge(start, bar)
 
-    def _factor(self, state: Tree, args: Args, u: Tree, needs: Tree) -> tuple[Tree, Tree]:
+    def _mapped_round(self, states: Tree, args: Args, tape: Draws, needs: Tree) -> Round:
+        """All steps of a round as one ``vmap``."""
+        everywhere = tree.repeat(args, self.window - self.order + 1)
+
+        def factors(here: range, u: Tree) -> tuple[Tree, Tree]:
+            dims = (tree.axes(u), tree.axes(args), tree.axes(u))
+            each = vmap(
+                lambda s, a, u: self._factor(self.path.linearize_step(s, a, needs), u), dims, len(here)
+            )
+            return each(tree.index(states, slice(here.start, here.stop)), everywhere, u)
+
+        return factors
+
+    def _looped_round(self, states: Tree, args: Args, tape: Draws, needs: Tree) -> Round:
+        """One step after the other, for models that cannot be mapped and steps that draw; each is linearised once."""
+        first = self._steps()[0]
+
+        @cache
+        def pull(i: int) -> Callable[[State], tuple[State, Tree]]:
+            return self.path.linearize_step(tree.index(states, i), at_step(args, tape, first + i), needs)
+
+        def factors(here: range, u: Tree) -> tuple[Tree, Tree]:
+            return tree.stack([self._factor(pull(i), tree.index(u, j)) for j, i in enumerate(here)])
+
+        return factors
+
+    def _factor(self, pull: Callable[[State], tuple[State, Tree]], u: Tree) -> tuple[Tree, Tree]:
         """``N_k^T u``: its part for the state, and its part for the arguments."""
-        back, bar = self.path.pull_step(state, args, u, needs)
+        back, bar = pull(u)
         return tree.scale(self.factor, tree.sub(back, u)), tree.map(self._scaled, bar)
 
     def _scaled(self, x: Tensor | None) -> Tensor | None:
@@ -146,17 +192,22 @@ class Expanded(Rule):
 
     def pushforward(self, args: Args, out: tuple[Tree, ...], tangent: Tree) -> tuple[Tree, ...]:
         # by_length[l]: the chains of exactly l factors over the steps so far.
-        first = self.path.push_first(args, tangent)
-        by_length = [first, *(tree.zeros_like(first) for _ in range(self.order))]
-        still, moved = tree.map(lambda _: None, tangent), []
-        for k in range(self.window):
-            moved.append(_total(by_length))
-            state = tree.index(out[1], k)
-            for l in range(self.order, 0, -1):
-                t = by_length[l - 1]
-                ahead = self.path.push_step(state, args, t, tangent if l == 1 else still)
-                by_length[l] = tree.add(by_length[l], tree.scale(self.factor, tree.sub(ahead, t)))
-        return _total(by_length)[0], tree.stack(moved)
+        _, states, tape = out
+        with replaying(tape, args):
+            first = self.path.push_first(at_step(args, tape, -1), tangent)
+            by_length = [first, *(tree.zeros_like(first) for _ in range(self.order))]
+            still, moved = tree.map(lambda _: None, tangent), []
+            for i, k in enumerate(self._steps()):
+                moved.append(_total(by_length))
+                state, at = tree.index(states, i), at_step(args, tape, k)
+                for l in range(self.order, 0, -1):
+                    t = by_length[l - 1]
+                    ahead = self.path.push_step(state, at, t, tangent if l == 1 else still)
+                    by_length[l] = tree.add(by_length[l], tree.scale(self.factor, tree.sub(ahead, t)))
+        return _total(by_length)[0], tree.stack(moved), tape
+
+    def _steps(self) -> range:
+        return range(self.path.inner.steps - self.window, self.path.inner.steps)
 
     def _solve(self, args: Args) -> Tree:
         return self.path.step(self.path.first(args), args)

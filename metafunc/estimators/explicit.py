@@ -9,8 +9,9 @@ from typing import Any
 from metafunc import errors, tree
 from metafunc.curvature import Curvature, Exact
 from metafunc.estimator import Estimator
+from metafunc.generators import replaying
 from metafunc.inner import Args, Inner
-from metafunc.path import Path, cotangent_of_phi, path_of
+from metafunc.path import Path, at_step, cotangent_of_phi, path_of
 from metafunc.rule import Rule, Stats
 from metafunc.tree import Tree
 
@@ -84,41 +85,44 @@ class Unrolled(Rule):
         return self._unroll if self.keep_activations else None
 
     def _unroll(self, args: Args) -> tuple[Tree, ...]:
-        return (self.path.last(args, 0)[-1][0],)
+        return (self.path.final(args)[0],)
 
     def forward(self, args: Args) -> tuple[Tree, ...]:
-        state, stored = self.path.first(args), []
-        for start in self._starts():
-            stored.append(state)
-            state = self.path.run(args, state, self._length(start))[-1]
-        return state[0], tree.stack(stored)
+        state, stored, tape = self.path.record(args, self._starts())
+        return state[0], tree.stack(stored), tape
 
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
-        _, stored = out
-        v_phi, v_stored = cotangent
+        _, stored, tape = out
+        v_phi, v_stored, _ = cotangent
         bar: Tree = None
         v: Tree = None
-        for i, start in reversed(list(enumerate(self._starts()))):
-            states = self.path.run(args, tree.index(stored, i), self._length(start) - 1)
-            for state in reversed(states):
-                v = cotangent_of_phi(v_phi, state) if v is None else v
-                v, more = self.path.pull_step(state, args, v, needs)
-                bar = more if bar is None else tree.merge(more, bar)
-            if v_stored is not None:
-                v = tree.merge(v, tree.index(v_stored, i))
-        return tree.merge(self.path.pull_first(args, v, needs), bar), {}
+        with replaying(tape, args):
+            for i, start in reversed(list(enumerate(self._starts()))):
+                steps = self._segment(start)
+                states = self.path.run(args, tape, tree.index(stored, i), steps)
+                for k, state in zip(reversed(steps), reversed(states), strict=True):
+                    v = cotangent_of_phi(v_phi, state) if v is None else v
+                    v, more = self.path.pull_step(state, at_step(args, tape, k), v, needs)
+                    bar = more if bar is None else tree.merge(more, bar)
+                if v_stored is not None:
+                    v = tree.merge(v, tree.index(v_stored, i))
+            return tree.merge(self.path.pull_first(at_step(args, tape, -1), v, needs), bar), {}
 
     def pushforward(self, args: Args, out: tuple[Tree, ...], tangent: Tree) -> tuple[Tree, ...]:
-        _, stored = out
-        t, moved = self.path.push_first(args, tangent), []
-        for i, start in enumerate(self._starts()):
-            moved.append(t)
-            for state in self.path.run(args, tree.index(stored, i), self._length(start) - 1):
-                t = self.path.push_step(state, args, t, tangent)
-        return t[0], tree.stack(moved)
+        _, stored, tape = out
+        with replaying(tape, args):
+            t, moved = self.path.push_first(at_step(args, tape, -1), tangent), []
+            for i, start in enumerate(self._starts()):
+                moved.append(t)
+                steps = self._segment(start)
+                for k, state in zip(
+                    steps, self.path.run(args, tape, tree.index(stored, i), steps), strict=True
+                ):
+                    t = self.path.push_step(state, at_step(args, tape, k), t, tangent)
+        return t[0], tree.stack(moved), tape
 
     def _starts(self) -> range:
         return range(0, self.path.inner.steps, self.segment)
 
-    def _length(self, start: int) -> int:
-        return min(self.segment, self.path.inner.steps - start)
+    def _segment(self, start: int) -> range:
+        return range(start, min(start + self.segment, self.path.inner.steps))

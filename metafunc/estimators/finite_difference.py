@@ -15,6 +15,7 @@ from metafunc.dependence import Watch, require_reach
 from metafunc.estimator import Estimator
 from metafunc.inner import (
     Args,
+    Bound,
     Inner,
     Objective,
     minimize,
@@ -241,7 +242,7 @@ class _Tilted(Rule):
         tilt = tree.map(lambda u, s: nu * u - s, v, shift)
         tilted = replace(
             self.inner,
-            objective=lambda p, a: self.objective(p, a) + tree.dot(tilt, p),
+            objective=Bound(lambda p, a: self.objective(p, a) + tree.dot(tilt, p), own=True),
             tolerance=0.0,
         )
         return (minimize(tilted, phi, at),)

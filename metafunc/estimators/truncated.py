@@ -9,8 +9,9 @@ from metafunc import errors, tree
 from metafunc.curvature import Curvature, Exact
 from metafunc.dependence import dependencies, require_reach
 from metafunc.estimator import Estimator
+from metafunc.generators import replaying
 from metafunc.inner import Args, Inner
-from metafunc.path import Path, cotangent_of_phi, path_of
+from metafunc.path import Path, at_step, cotangent_of_phi, path_of
 from metafunc.rule import Rule, Stats
 from metafunc.tree import Tree
 
@@ -73,35 +74,41 @@ class LastSteps(Rule):
         return self.depth == self.path.inner.steps
 
     def forward(self, args: Args) -> tuple[Tree, ...]:
-        *before, final = self.path.last(args, self.depth)
-        return (final[0], tree.stack(before)) if before else (final[0],)
+        final, before, tape = self.path.record(args, self._steps())
+        return (final[0], tree.stack(before), tape) if before else (final[0],)
 
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
-        v_phi, v_states = cotangent[0], cotangent[1] if self.depth else None
-        v, bar = cotangent_of_phi(v_phi, self._template(args, out)), None
-        for i in reversed(range(self.depth)):
-            v, more = self.path.pull_step(tree.index(out[1], i), args, v, needs)
-            bar = more if bar is None else tree.merge(more, bar)
-            if v_states is not None:
-                v = tree.merge(v, tree.index(v_states, i))
-        start = self.path.pull_first(args, v, needs)
-        if bar is None:
+        if not self.depth:
             reached = dependencies(self.path.first, args)
             require_reach(
                 self.label, "use Truncated(1) or deeper, or Explicit", self._solve, reached, args, needs
             )
-            return start, {}
-        return tree.merge(start, bar), {}
+            return self.path.pull_first(
+                args, cotangent_of_phi(cotangent[0], self.path.first(args)), needs
+            ), {}
+        (_, states, tape), (v_phi, v_states, _) = out, cotangent
+        v, bar = cotangent_of_phi(v_phi, tree.index(states, -1)), None
+        with replaying(tape, args):
+            for i, k in reversed(list(enumerate(self._steps()))):
+                v, more = self.path.pull_step(tree.index(states, i), at_step(args, tape, k), v, needs)
+                bar = more if bar is None else tree.merge(more, bar)
+                if v_states is not None:
+                    v = tree.merge(v, tree.index(v_states, i))
+            return tree.merge(self.path.pull_first(at_step(args, tape, -1), v, needs), bar), {}
 
     def pushforward(self, args: Args, out: tuple[Tree, ...], tangent: Tree) -> tuple[Tree, ...]:
-        t, moved = self.path.push_first(args, tangent), []
-        for i in range(self.depth):
-            moved.append(t)
-            t = self.path.push_step(tree.index(out[1], i), args, t, tangent)
-        return (t[0], tree.stack(moved)) if moved else (t[0],)
+        if not self.depth:
+            return (self.path.push_first(args, tangent)[0],)
+        _, states, tape = out
+        with replaying(tape, args):
+            t, moved = self.path.push_first(at_step(args, tape, -1), tangent), []
+            for i, k in enumerate(self._steps()):
+                moved.append(t)
+                t = self.path.push_step(tree.index(states, i), at_step(args, tape, k), t, tangent)
+        return t[0], tree.stack(moved), tape
 
-    def _template(self, args: Args, out: tuple[Tree, ...]) -> tuple[Tree, ...]:
-        return tree.index(out[1], -1) if self.depth else self.path.first(args)
+    def _steps(self) -> range:
+        return range(self.path.inner.steps - self.depth, self.path.inner.steps)
 
     def _solve(self, args: Args) -> Tree:
         return self.path.step(self.path.first(args), args)

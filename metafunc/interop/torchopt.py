@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from metafunc import autodiff, errors, tree
+from metafunc.captured import Captured, Closure, Uncaptured, standing_in
 from metafunc.decorators import check_callable
-from metafunc.dependence import refuse_captured
 from metafunc.estimators import Implicit
 from metafunc.inner import Args, Inner
 from metafunc.interop.errors import (
@@ -125,7 +125,6 @@ def custom_root(
         @functools.wraps(solver_fn)
         @torch.compiler.disable  # the solver is any code, to be run as it is
         def solved(*args: Any, **kwargs: Any) -> Any:
-            refuse_captured(inspect.unwrap(optimality_fn))
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             first, *positional = bound.args
@@ -143,8 +142,25 @@ def custom_root(
                 with torch.enable_grad():
                     return _split(solver_fn(params, *positional, **named), has_aux, name)
 
-            rule = _Solution(root, run, name, [])
-            phi, tensors = call(Handle(rule), Args(given, (_detach(first),), ()))
+            rule, solution = _Solution(root, run, name, []), list[Tree]()
+
+            def attempt(captured: Captured | tuple[()]) -> tuple[Tree, ...]:
+                args = Args(given, (_detach(first),), (), captured=captured)
+                out = call(Handle(rule), args)
+                solution[:] = [_detach(out[0])]
+                try:
+                    with standing_in(captured, optimality_fn, (solution, args)):
+                        residual(solution[0], args)
+                except Uncaptured:
+                    raise
+                except Exception:  # it says so itself when it is differentiated
+                    pass
+                return out
+
+            def touch(at: Args) -> Tree:
+                return residual(solution[0], at)
+
+            phi, tensors = Closure(seen=True).run(attempt, touch, Args(given, (_detach(first),), ()), name)
             return (phi, rule.static[0].fill(_detach(tensors))) if has_aux else phi
 
         return solved

@@ -94,7 +94,7 @@ class Problem:
             settings=self.settings.readers,
             hyper=self.settings.hyper,
             free=not with_theta and not self._present("prox") and not self._learned("weight_decay"),
-            functions=(*functions, self.init, *self.settings.functions),
+            functions=functions,
             name=name,
             **solver,
         )

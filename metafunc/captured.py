@@ -1,0 +1,255 @@
+"""Tensors that a function reaches on the side, by value: they are made arguments, so that derivatives flow to them.
+
+A derivative rule sees its arguments alone. But a loss may use a module that it closes over, a tensor in a dict, the
+``self`` of a bound method, a global: whatever holds it, it is an operand of some operator. So the operators are
+watched: what is no argument and has come out of no operator has been captured. If it is being differentiated or mapped,
+it becomes an argument (closure conversion), and whenever the function is called, the operators get that argument in
+place of the captured tensor.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from metafunc import autodiff, errors, rule, tree
+from metafunc.generators import undisturbed
+from metafunc.tree import Tree
+
+T = TypeVar("T")
+
+
+class Held:
+    """The captured tensors as the user's functions know them; a leaf of the arguments that no operation looks into."""
+
+    __slots__ = ("inside", "originals", "recording", "watched")
+
+    def __init__(self, originals: Sequence[Tensor], watching: bool) -> None:
+        self.originals = tuple(originals)
+        self.recording = torch.is_grad_enabled()
+        self.inside = False  # one of the functions, which may call others of them
+        self.watched: set[int] | None = set() if watching else None
+
+    def watch(self, fn: object) -> bool:
+        """Whether to look at what ``fn`` reaches: once for every function in a call."""
+        if self.watched is None or id(fn) in self.watched:
+            return False
+        self.watched.add(id(fn))
+        return True
+
+
+class Captured(NamedTuple):
+    """Captured tensors, and what stands for them now."""
+
+    held: Held
+    values: list[Tensor]
+
+
+class Uncaptured(Exception):  # noqa: N818  (it never leaves the package)
+    """A function has met a captured tensor that is differentiated or mapped and is no argument yet."""
+
+    def __init__(self, held: Held) -> None:
+        super().__init__("a captured tensor has not been made an argument")
+        self.held = held
+
+
+@contextmanager
+def standing_in(captured: Captured | tuple[()], fn: object, args: Tree) -> Generator[None]:
+    """Within it ``fn``, which is called with ``args``, gets the arguments in place of the tensors that it captured.
+
+    Raises:
+        Uncaptured: If it reaches another captured tensor that had to be an argument.
+    """
+    if not isinstance(captured, Captured):
+        yield
+        return
+    held, values = captured
+    watch = held.watch(fn)
+    if held.inside or not (watch or held.originals):
+        yield
+        return
+
+    def found(_: Tensor) -> None:
+        raise Uncaptured(held)
+
+    swap = dict(zip(map(id, held.originals), values, strict=True))
+    held.inside = True
+    try:
+        with _Operands(swap, _tensors(args) if watch else None, held.recording, found):
+            yield
+    finally:
+        held.inside = False
+
+
+class Closure:
+    """What some functions have captured, from one call to the next."""
+
+    __slots__ = ("_refs", "_seen", "_watching")
+
+    def __init__(self, seen: bool = False) -> None:
+        self._refs: list[weakref.ref[Tensor]] = []
+        self._seen = seen
+        self._watching = True
+
+    def run(
+        self, fn: Callable[[Captured | tuple[()]], T], touch: Callable[[Tree], Tree], args: Tree, name: str
+    ) -> T:
+        """``fn(captured)``, and once more if it met a captured tensor that was not known.
+
+        Args:
+            fn: Calls the functions, each within :func:`standing_in`.
+            touch: Calls all of them once at some arguments, and returns what they return.
+            args: The arguments.
+            name: What errors call the functions.
+        """
+        if torch.compiler.is_compiling() or not autodiff.is_active():
+            return fn(())
+        for attempt in count():
+            if not self._seen or not self._watching:
+                self._look(touch, args, name)
+            captured = self._captured()
+            try:
+                return fn(captured)
+            except Uncaptured as met:
+                if met.held is not captured.held:
+                    raise
+                # The second time it is something that the function makes itself, in a way that torch shows to nobody.
+                # Then what happens during the call says nothing, and every call has to look before.
+                self._seen, self._watching = False, attempt == 0
+        raise AssertionError  # what is not watched is not met
+
+    def _captured(self) -> Captured:
+        recording = torch.is_grad_enabled()
+        alive = [x for x in self._alive() if _is_followed(x, recording)]
+        return Captured(Held(alive, self._watching), alive)
+
+    def _alive(self) -> list[Tensor]:
+        return [x for ref in self._refs if (x := ref()) is not None]
+
+    def _look(self, touch: Callable[[Tree], Tree], args: Tree, name: str) -> None:
+        """Finds out what has been captured, and whether that is all of it."""
+        found: list[Tensor] = []
+        at = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, args)
+        with undisturbed(args):
+            with _Operands({}, _tensors(at), torch.is_grad_enabled(), found.append):
+                out = touch(at)
+            if found:
+                with _Operands({id(x): x.detach() for x in found}, None, False, found.append):
+                    out = touch(at)
+        if any(autodiff.depends(x) for x in tree.leaves(out)):
+            raise errors.captured(name)
+        self._refs = [weakref.ref(x) for x in found]
+        self._seen = True
+
+
+def _tensors(args: Tree) -> list[Tensor]:
+    return [x for x in tree.leaves(args) if isinstance(x, Tensor)]
+
+
+def vmap(
+    fn: Callable[..., Tree], in_dims: tuple[Tree, ...], size: int, randomness: str
+) -> Callable[..., Tree]:
+    """:func:`metafunc.rule.vmap` for a function that may have captured tensors that are differentiated."""
+
+    def mapped(*args: Tree) -> Tree:
+        if not autodiff.is_recording(args):
+            return rule.vmap(fn, in_dims, size, randomness)(*args)
+
+        def bound(captured: Captured | tuple[()], *args: Tree) -> Tree:
+            with standing_in(captured, bound, args):
+                return fn(*args)
+
+        def run(captured: Captured | tuple[()]) -> Tree:
+            dims = (tree.map(lambda _: None, captured), *in_dims)
+            return rule.vmap(bound, dims, size, randomness)(captured, *args)
+
+        return Closure(seen=True).run(run, lambda a: _first(fn, a, in_dims), args, "outer")
+
+    return mapped
+
+
+def _first(fn: Callable[..., Tree], args: tuple[Tree, ...], in_dims: tuple[Tree, ...]) -> Tree:
+    return fn(*tree.map(lambda x, d: x if d is None else x.select(d, 0), args, in_dims))
+
+
+def _is_followed(x: Tensor, recording: bool) -> bool:
+    """Whether a derivative or a map would miss the tensor if it were no argument."""
+    return autodiff.is_wrapped(x) or (recording and x.requires_grad) or autodiff.has_tangent(x)
+
+
+class _Operands(TorchFunctionMode):
+    """Sees the operands of every operator: some are swapped for others, and strangers that matter are reported.
+
+    Args:
+        swap: The stand-ins by the identity of the tensors that they stand for.
+        known: The tensors that are no strangers, to which come all results; ``None`` to report nobody.
+        recording: Whether autograd records outside.
+        found: Is told of a stranger.
+    """
+
+    def __init__(
+        self,
+        swap: dict[int, Tensor],
+        known: Iterable[Tensor] | None,
+        recording: bool,
+        found: Callable[[Tensor], None],
+    ) -> None:
+        super().__init__()
+        self._swap, self._recording, self._found = swap, recording, found
+        # By identity, and kept alive: an identity is unique among living objects only.
+        self._known = None if known is None else {id(x): x for x in known}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*self._operands(args), **(self._operands(kwargs) if kwargs else {}))
+        if self._known is not None:
+            self._note(self._known, out)
+        return out
+
+    def _operands(self, x: Any) -> Any:
+        if isinstance(x, Tensor):
+            return self._operand(x)
+        if type(x) in (list, tuple):
+            return _like(x, map(self._operands, x))
+        if type(x) is dict:
+            return dict(zip(x, map(self._operands, x.values()), strict=True))
+        return x
+
+    def _operand(self, x: Tensor) -> Tensor:
+        stand_in = self._swap.get(id(x))
+        if stand_in is not None:
+            return stand_in
+        if self._known is not None and id(x) not in self._known:
+            self._meet(self._known, x)
+        return x
+
+    def _meet(self, known: dict[int, Tensor], x: Tensor) -> None:
+        # What a transform inside the function has wrapped is no stranger if what it wraps is none.
+        if any(id(y) in known for y in autodiff.unwrappings(x)):
+            return
+        known[id(x)] = x
+        with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
+            if _is_followed(x, self._recording):
+                self._found(x)
+
+    def _note(self, known: dict[int, Tensor], out: Any) -> None:
+        if isinstance(out, Tensor):
+            known[id(out)] = out
+            for x in autodiff.unwrappings(out):  # which are what a derivative inside the function returns
+                known[id(x)] = x
+            return
+        if issubclass(type(out), tuple | list):
+            for x in out:
+                self._note(known, x)
+
+
+def _like(sequence: Any, values: Iterable[Any]) -> Any:
+    return type(sequence)(values)
