@@ -34,7 +34,7 @@ class Held:
     def __init__(self, originals: Sequence[Tensor], watching: bool) -> None:
         self.originals = tuple(originals)
         self.recording = torch.is_grad_enabled()
-        self.inside = False  # one of the functions, which may call others of them
+        self.inside = False  # of one of the functions, whose operands are seen to; it may call others of them
         self.watched: set[int] | None = set() if watching else None
 
     def watch(self, fn: object) -> bool:
@@ -61,31 +61,34 @@ class Uncaptured(Exception):  # noqa: N818  (it never leaves the package)
 
 
 @contextmanager
-def standing_in(captured: Captured | tuple[()], fn: object, args: Tree) -> Generator[None]:
+def standing_in(captured: Captured | tuple[()], fn: object, args: Tree) -> Generator[Callable[[Tree], Tree]]:
     """Within it ``fn``, which is called with ``args``, gets the arguments in place of the tensors that it captured.
+
+    Yields:
+        What its outcome has to go through, which may be a captured tensor as it is.
 
     Raises:
         Uncaptured: If it reaches another captured tensor that had to be an argument.
     """
     if not isinstance(captured, Captured):
-        yield
+        yield _as_it_is
         return
     held, values = captured
     watch = held.watch(fn)
     if held.inside or not (watch or held.originals):
-        yield
+        yield _as_it_is
         return
 
     def found(_: Tensor) -> None:
         raise Uncaptured(held)
 
     swap = dict(zip(map(id, held.originals), values, strict=True))
-    held.inside = True
-    try:
-        with _Operands(swap, _tensors(args) if watch else None, held.recording, found):
-            yield
-    finally:
-        held.inside = False
+    with _Operands(swap, _tensors(args) if watch else None, held.recording, found, held) as operands:
+        yield operands.returned
+
+
+def _as_it_is(out: Tree) -> Tree:
+    return out
 
 
 class Closure:
@@ -128,7 +131,8 @@ class Closure:
     def _captured(self) -> Captured:
         recording = torch.is_grad_enabled()
         alive = [x for x in self._alive() if _is_followed(x, recording)]
-        return Captured(Held(alive, self._watching), alive)
+        # Views, since these tensors may have been captured by a function around this one, too.
+        return Captured(Held(alive, self._watching), [x.view_as(x) for x in alive])
 
     def _alive(self) -> list[Tensor]:
         return [x for ref in self._refs if (x := ref()) is not None]
@@ -138,11 +142,11 @@ class Closure:
         found: list[Tensor] = []
         at = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, args)
         with undisturbed(args):
-            with _Operands({}, _tensors(at), torch.is_grad_enabled(), found.append):
-                out = touch(at)
+            with _Operands({}, _tensors(at), torch.is_grad_enabled(), found.append) as operands:
+                out = operands.returned(touch(at))
             if found:
-                with _Operands({id(x): x.detach() for x in found}, None, False, found.append):
-                    out = touch(at)
+                with _Operands({id(x): x.detach() for x in found}, None, False, found.append) as operands:
+                    out = operands.returned(touch(at))
         if any(autodiff.depends(x) for x in tree.leaves(out)):
             raise errors.captured(name)
         self._refs = [weakref.ref(x) for x in found]
@@ -163,8 +167,8 @@ def vmap(
             return rule.vmap(fn, in_dims, size, randomness)(*args)
 
         def bound(captured: Captured | tuple[()], *args: Tree) -> Tree:
-            with standing_in(captured, bound, args):
-                return fn(*args)
+            with standing_in(captured, bound, args) as returned:
+                return returned(fn(*args))
 
         def run(captured: Captured | tuple[()]) -> Tree:
             dims = (tree.map(lambda _: None, captured), *in_dims)
@@ -192,6 +196,7 @@ class _Operands(TorchFunctionMode):
         known: The tensors that are no strangers, to which come all results; ``None`` to report nobody.
         recording: Whether autograd records outside.
         found: Is told of a stranger.
+        held: Is told whether operands are being seen to.
     """
 
     def __init__(
@@ -200,8 +205,10 @@ class _Operands(TorchFunctionMode):
         known: Iterable[Tensor] | None,
         recording: bool,
         found: Callable[[Tensor], None],
+        held: Held | None = None,
     ) -> None:
         super().__init__()
+        self._held = Held((), False) if held is None else held
         self._swap, self._recording, self._found = swap, recording, found
         # By identity, and kept alive: an identity is unique among living objects only.
         self._known = None if known is None else {id(x): x for x in known}
@@ -209,10 +216,27 @@ class _Operands(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        out = func(*self._operands(args), **(self._operands(kwargs) if kwargs else {}))
+        args, kwargs = self._operands(tuple(args)), self._operands(kwargs) if kwargs else {}
+        self._held.inside = False  # an operator may be a rule, within which torch has switched this mode off
+        try:
+            out = func(*args, **kwargs)
+        finally:
+            self._held.inside = True
         if self._known is not None:
             self._note(self._known, out)
         return out
+
+    def __enter__(self) -> _Operands:
+        self._held.inside = True
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        self._held.inside = False
+        super().__exit__(*error)
+
+    def returned(self, out: Tree) -> Tree:
+        """The outcome of a function: a captured tensor that it returns as it is counts as an operand."""
+        return tree.map(lambda x: self._operand(x) if isinstance(x, Tensor) else x, out)
 
     def _operands(self, x: Any) -> Any:
         if isinstance(x, Tensor):

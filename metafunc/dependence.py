@@ -75,6 +75,7 @@ def require_reach(
     if not any(missed):
         return
     feeding = dependencies(feeds, args)
-    for path, miss, feed in zip(tree.paths(args), missed, feeding, strict=True):
+    for path, leaf, miss, feed in zip(tree.paths(args), tree.leaves(args), missed, feeding, strict=True):
         if miss and feed:
-            raise errors.zero_by_construction(name, path, advice)
+            where = f"a captured tensor, {errors.describe(leaf)}," if path.startswith(".captured") else path
+            raise errors.zero_by_construction(name, where, advice)

@@ -159,8 +159,8 @@ class Bound:
             args.draws.restore()
         if self.own or not args.captured:
             return self.fn(*given)
-        with standing_in(args.captured, self, given):
-            return self.fn(*given)
+        with standing_in(args.captured, self, given) as returned:
+            return returned(self.fn(*given))
 
 
 def bound(fn: Callable[..., Any] | None) -> Any:
