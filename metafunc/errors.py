@@ -521,6 +521,17 @@ def not_by_key(name: str) -> ValueError:
     )
 
 
+def drawing_objective(name: str) -> ValueError:
+    return ValueError(
+        say(
+            name,
+            "an objective that is the same function at every evaluation",
+            "one that draws random numbers from a generator, so that it has no solution to differentiate",
+            "draw them before and pass them with the data, or draw from a key, or use Explicit, Truncated or Binomial",
+        )
+    )
+
+
 # Results
 
 

@@ -13,6 +13,7 @@ from metafunc import errors, tree
 from metafunc.autodiff import jvp, vjp, vmap
 from metafunc.dependence import Watch, require_reach
 from metafunc.estimator import Estimator
+from metafunc.generators import refusing_draws
 from metafunc.inner import (
     Args,
     Bound,
@@ -136,7 +137,8 @@ class Perturbed(Rule):
 
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
         (phi,), (v,) = out, cotangent
-        left = plain_gradient(self.objective)(phi, args)
+        with refusing_draws(args, lambda: errors.drawing_objective(self.name)):
+            left = plain_gradient(self.objective)(phi, args)
         shift = left if self.options.recenter else tree.zeros_like(left)
         watch = Watch(args)
         if self.options.scheme == "tangent":

@@ -12,6 +12,7 @@ from metafunc.curvature import Curvature, Exact
 from metafunc.decorated import Decorated
 from metafunc.dependence import Watch, require_reach
 from metafunc.estimator import Estimator
+from metafunc.generators import refusing_draws
 from metafunc.inner import Args, Gradient, Inner, solve_with, stationarity
 from metafunc.linear import CG, LinearSolver, System, as_solver, solve
 from metafunc.rule import Handle, Rule, Stats, call
@@ -103,7 +104,8 @@ class Root(Rule):
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
         (phi,), (v,) = out, cotangent
         watch = Watch(args)
-        r, pull = vjp(lambda a: self.residual(phi, watch(a)), args, needs=(needs,))
+        with refusing_draws(args, lambda: errors.drawing_objective(self.label)):
+            r, pull = vjp(lambda a: self.residual(phi, watch(a)), args, needs=(needs,))
         if self.root is None:
             start = args.guess if tree.leaves(args.guess) else None
             w, stats = solve(self._transposed(), (phi, args._replace(guess=())), v, start)
@@ -121,7 +123,8 @@ class Root(Rule):
         if self.root is not None:
             raise errors.no_forward_mode(self.label)
         (phi,) = out
-        _, moved = jvp(lambda a: self.residual(phi, a), (args,), (tangent,))
+        with refusing_draws(args, lambda: errors.drawing_objective(self.label)):
+            _, moved = jvp(lambda a: self.residual(phi, a), (args,), (tangent,))
         t, _ = solve(self._system(), (phi, args), tree.neg(moved))
         return (t,)
 
