@@ -75,7 +75,8 @@ def require_reach(
     if not any(missed):
         return
     feeding = dependencies(feeds, args)
-    for path, leaf, miss, feed in zip(tree.paths(args), tree.leaves(args), missed, feeding, strict=True):
-        if miss and feed:
-            where = f"a captured tensor, {errors.describe(leaf)}," if path.startswith(".captured") else path
-            raise errors.zero_by_construction(name, where, advice)
+    zero = tuple(i for i, (miss, feed) in enumerate(zip(missed, feeding, strict=True)) if miss and feed)
+    if zero:
+        path, leaf = tree.paths(args)[zero[0]], tree.leaves(args)[zero[0]]
+        where = f"a captured tensor, {errors.describe(leaf)}," if path.startswith(".captured") else path
+        raise errors.zero_by_construction(name, where, advice, zero)

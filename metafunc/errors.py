@@ -16,7 +16,13 @@ class ForwardModeError(NotImplementedError):
 
 
 class ZeroGradientError(ValueError):
-    """A gradient was asked for that is undefined, or zero by construction."""
+    """A gradient was asked for that is undefined, or zero by construction.
+
+    Attributes:
+        leaves: The leaves of the arguments of a solve that it was asked for, by number, where that is known.
+    """
+
+    leaves: tuple[int, ...] = ()
 
 
 class CheckError(RuntimeError):
@@ -311,13 +317,26 @@ def no_implicit_gradient(name: str, inner: str) -> ZeroGradientError:
     )
 
 
-def zero_by_construction(name: str, path: str, advice: str) -> ZeroGradientError:
-    return ZeroGradientError(
+def zero_by_construction(name: str, path: str, advice: str, leaves: tuple[int, ...]) -> ZeroGradientError:
+    error = ZeroGradientError(
         say(
             name,
             "a leaf that its gradient can reach",
             f"a gradient asked for at {path}, which feeds the inner solve but gets a zero gradient by construction",
-            f"{advice}, or detach that leaf",
+            f"{advice}, or detach that leaf for the solve, adapt(detached, ...), if the outer loss alone should see it",
+        )
+    )
+    error.leaves = leaves
+    return error
+
+
+def outer_without_phi() -> ZeroGradientError:
+    return ZeroGradientError(
+        say(
+            "outer",
+            "a loss that depends on phi, the adapted parameters",
+            "one that does not, so that its gradient through the solve is zero by construction",
+            "compute it from its first argument, and check that nothing on the way is detached or under no_grad",
         )
     )
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from metafunc import errors, tree
-from metafunc.autodiff import vjp, without_dead_levels
+from metafunc.autodiff import opaque_to_compiler, vjp, without_dead_levels
 from metafunc.captured import vmap
+from metafunc.dependence import dependencies
 from metafunc.estimator import Adapt
 from metafunc.inner import scalar
 from metafunc.plug import Plug
@@ -154,8 +155,35 @@ def meta_grad(
         loss, aux = out if has_aux else (out, None)
         return scalar(lambda: loss, "outer")(), aux
 
+    aside: set[int] = set()  # leaves of theta that have a direct gradient, and none through the solve
+    looked: list[bool] = []
+
+    def check_outer(phi: Tree, theta: Tree, query: Tree) -> None:
+        """Once: whether the outer loss depends on what was adapted."""
+        if not looked and not torch.compiler.is_compiling():
+            if not any(dependencies(lambda p: outer_loss(p, theta, query)[0], phi)):
+                raise errors.outer_without_phi()
+            looked.append(True)
+
     def one(theta: Tree, data: tuple[Tree, ...], query: Tree, guess: Tree) -> MetaGrad:
-        phi, pull = adapt.linearize(theta, *data, guess=() if guess is None else guess)
+        try:
+            return attempt(theta, data, query, guess)
+        except errors.ZeroGradientError as error:
+            if not with_theta or not error.leaves or aside:
+                raise
+            phi = adapt(tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, theta), *data)
+            direct = dependencies(lambda t: outer_loss(phi, t, query)[0], theta)
+            if not all(i < len(direct) and direct[i] for i in error.leaves):
+                raise
+            aside.update(error.leaves)
+        return attempt(theta, data, query, guess)
+
+    def attempt(theta: Tree, data: tuple[Tree, ...], query: Tree, guess: Tree) -> MetaGrad:
+        found = tree.leaves(theta)
+        through_solve = [tree.is_float(x) and i not in aside for i, x in enumerate(found)]
+        needs = tree.rebuild(tree.structure(theta), through_solve), tree.map(lambda _: False, data)
+        phi, pull = adapt.linearize(theta, *data, needs=needs, guess=() if guess is None else guess)
+        check_outer(phi, theta, query)
         box: list[Any] = []
 
         def value_of(phi: Tree, theta: Tree) -> Tensor:
@@ -194,7 +222,44 @@ def meta_grad(
         value, grad = tree.map(lambda x: None if x is None else x / count, total)
         return MetaGrad(value, grad, *rest)
 
-    return single if tasks is None else batch
+    plain = single if tasks is None else batch
+    held = _Held(plain)
+
+    def found(theta: Tree, *data_and_query: Tree, guess: Tree = None) -> MetaGrad:
+        if not torch.compiler.is_compiling():
+            return plain(theta, *data_and_query, guess=guess)
+        present, *rest = _opaque(held, theta, data_and_query, {} if guess is None else {"guess": guess})
+        value, phi, stats, aux, adjoint = (x if tree.leaves(x) else None for x in rest)
+        slopes = iter(present)
+        grad = tree.map(lambda x: next(slopes) if tree.is_float(x) else None, theta)
+        return MetaGrad(value, grad, phi, stats or {}, aux, adjoint)
+
+    return found
+
+
+class _Held:
+    """A function as a constant for ``torch.compile``."""
+
+    def __init__(self, fn: Callable[..., MetaGrad]) -> None:
+        self.fn = fn
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def _run(
+    held: _Held, theta: Tree, data_and_query: tuple[Tree, ...], options: dict[str, Tree]
+) -> tuple[Any, ...]:
+    value, grad, phi, stats, aux, adjoint = held.fn(theta, *data_and_query, **options)
+    rest = (() if x is None else x for x in (value, phi, stats, aux, adjoint))
+    return [x for x in tree.leaves(grad) if x is not None], *rest
+
+
+# There are derivatives within maps in there, which torch.compile does not trace as they are; nor does it take ``None``.
+_opaque = opaque_to_compiler(_run, _Held)
 
 
 def _alive(x: Any) -> Any:
