@@ -117,8 +117,9 @@ def jvp(fn: Callable[..., Tree], args: tuple[Tree, ...], tangents: tuple[Tree, .
 
 
 def _lacks_forward_rule(error: Exception) -> bool:
-    # "ZeroTensors are immutable" is what mean mse_loss says.
-    return any(mark in str(error) for mark in ("forward AD", "ZeroTensors are immutable"))
+    # "ZeroTensors are immutable" is what mean mse_loss says; a dual number of torch.autograd.forward_ad takes no other.
+    marks = ("forward AD", "ZeroTensors are immutable", "Nested forward mode AD")
+    return any(mark in str(error) for mark in marks)
 
 
 def _jvp_by_transposition(
@@ -196,7 +197,7 @@ def is_differentiated(x: Any) -> bool:
     """Whether a derivative of ``x`` is being taken: by autograd, or by an active ``torch.func`` transform."""
     if not isinstance(x, Tensor):
         return False
-    return x.requires_grad or _is_tracked(x) or _base(x).requires_grad
+    return x.requires_grad or _is_tracked(x) or base(x).requires_grad
 
 
 def plain_is_right(args: Tree) -> bool:
@@ -215,7 +216,7 @@ def plain_is_right(args: Tree) -> bool:
         return False  # a derivative is outside the innermost vmap
     reverse = [level for level, is_map in zip(levels, kinds, strict=True) if not is_map]
     recording = reverse[0].prev_grad_mode() if reverse else torch.is_grad_enabled()
-    return not (recording and any(_base(x).requires_grad for x in tree.leaves(args) if isinstance(x, Tensor)))
+    return not (recording and any(base(x).requires_grad for x in tree.leaves(args) if isinstance(x, Tensor)))
 
 
 def is_mapping() -> bool:
@@ -234,7 +235,7 @@ def is_recording(args: Tree) -> bool:
     if forward_mode_active():
         return True
     return any(
-        _is_tracked(x) or (torch.is_grad_enabled() and _base(x).requires_grad)
+        _is_tracked(x) or (torch.is_grad_enabled() and base(x).requires_grad)
         for x in tree.leaves(args)
         if isinstance(x, Tensor)
     )
@@ -248,7 +249,8 @@ def _is_tracked(x: Tensor) -> bool:
     return False
 
 
-def _base(x: Tensor) -> Tensor:
+def base(x: Tensor) -> Tensor:
+    """The tensor within all wrappers of transforms."""
     while _functorch.maybe_get_level(x) not in (None, -1, 0):
         x = _functorch.get_unwrapped(x)
     return x
@@ -256,7 +258,7 @@ def _base(x: Tensor) -> Tensor:
 
 def without_tangents(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The tensors without the tangents of the innermost forward-mode level."""
-    return tuple(forward_ad.unpack_dual(x).primal for x in tensors)
+    return tuple(forward_ad.unpack_dual(x, level=0).primal for x in tensors)
 
 
 def without_dead_levels(tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -288,7 +290,7 @@ def _example(x: Any) -> Any:
         x = _functorch.get_unwrapped(x)
     for axis in reversed(mapped):  # an outer axis counts what is left once the inner ones are gone
         x = x.select(axis, 0)
-    return forward_ad.unpack_dual(x).primal.detach() if forward_mode_active() else x.detach()
+    return forward_ad.unpack_dual(x, level=0).primal.detach() if forward_mode_active() else x.detach()
 
 
 def all_true(flag: Tensor) -> bool:
@@ -296,14 +298,17 @@ def all_true(flag: Tensor) -> bool:
 
     It is not known while ``torch.compile`` traces, when there are no values.
     """
-    plain = _base(flag)
+    plain = base(flag)
     return guards.detect_fake_mode(plain) is None and all(plain.flatten().tolist())
 
 
 def forward_mode_active() -> bool:
     """Whether a forward-mode derivative is being taken."""
     module: Any = forward_ad
-    return module._current_level >= 0
+    if module._current_level >= 0:
+        return True
+    # What torch.compile has traced enters the level without telling that module.
+    return any("Jvp" in str(level.key()) for level in _levels()[0])
 
 
 def has_tangent(args: Tree) -> bool:
@@ -314,7 +319,7 @@ def has_tangent(args: Tree) -> bool:
 def _has_tangent(x: Tensor) -> bool:
     while _functorch.is_batchedtensor(x):
         x = _functorch.get_unwrapped(x)
-    return forward_ad.unpack_dual(x).tangent is not None
+    return forward_ad.unpack_dual(x, level=0).tangent is not None
 
 
 def forward_mode_enabled() -> Any:

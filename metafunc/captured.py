@@ -87,6 +87,18 @@ def standing_in(captured: Captured | tuple[()], fn: object, args: Tree) -> Gener
         yield operands.returned
 
 
+@contextmanager
+def refusing(args: Tree) -> Generator[None]:
+    """Within it, while ``torch.compile`` traces, a captured tensor that requires a gradient is refused."""
+
+    def found(x: Tensor) -> None:
+        if type(autodiff.base(x)) in (Tensor, torch.nn.Parameter):  # what is traced is of another type
+            raise errors.captured_in_compiled(x)
+
+    with _Operands({}, _tensors(args), True, found):
+        yield
+
+
 def _as_it_is(out: Tree) -> Tree:
     return out
 
@@ -216,10 +228,10 @@ class _Operands(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, kwargs = self._operands(tuple(args)), self._operands(kwargs) if kwargs else {}
+        args, named = self._operands(tuple(args)), self._operands(kwargs or {})
         self._held.inside = False  # an operator may be a rule, within which torch has switched this mode off
         try:
-            out = func(*args, **kwargs)
+            out = func(*args, **named)
         finally:
             self._held.inside = True
         if self._known is not None:
@@ -244,7 +256,7 @@ class _Operands(TorchFunctionMode):
         if type(x) in (list, tuple):
             return _like(x, map(self._operands, x))
         if type(x) is dict:
-            return dict(zip(x, map(self._operands, x.values()), strict=True))
+            return _like_dict(x, map(self._operands, x.values()))
         return x
 
     def _operand(self, x: Tensor) -> Tensor:
@@ -277,3 +289,7 @@ class _Operands(TorchFunctionMode):
 
 def _like(sequence: Any, values: Iterable[Any]) -> Any:
     return type(sequence)(values)
+
+
+def _like_dict(named: Any, values: Iterable[Any]) -> Any:
+    return dict(zip(named, values, strict=True))

@@ -160,6 +160,17 @@ def captured(name: str) -> ZeroGradientError:
     )
 
 
+def captured_in_compiled(x: Tensor) -> ZeroGradientError:
+    return ZeroGradientError(
+        say(
+            "inner problem",
+            "functions of their arguments alone, inside torch.compile",
+            f"one that captured {describe(x)}, a tensor that requires a gradient and would get none",
+            "pass it in theta or in the data, detach it, or leave out torch.compile",
+        )
+    )
+
+
 def not_an_optimizer(value: Any) -> TypeError:
     return TypeError(
         say(

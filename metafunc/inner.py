@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metafunc import autodiff, errors, tree
-from metafunc.captured import Captured, Closure, standing_in
+from metafunc.captured import Captured, Closure, refusing, standing_in
 from metafunc.generators import Snapshot
 from metafunc.rule import Handle, Rule, Stats, call
 from metafunc.tree import Tree
@@ -158,7 +158,10 @@ class Bound:
         if args.draws:
             args.draws.restore()
         if self.own or not args.captured:
-            return self.fn(*given)
+            if self.own or torch.compiler.is_dynamo_compiling() or not autodiff.is_traced():
+                return self.fn(*given)
+            with refusing(given):
+                return self.fn(*given)
         with standing_in(args.captured, self, given) as returned:
             return returned(self.fn(*given))
 

@@ -229,10 +229,10 @@ def meta_grad(
         if not torch.compiler.is_compiling():
             return plain(theta, *data_and_query, guess=guess)
         present, *rest = _opaque(held, theta, data_and_query, {} if guess is None else {"guess": guess})
-        value, phi, stats, aux, adjoint = (x if tree.leaves(x) else None for x in rest)
+        value, phi, stats, aux, adjoint = rest
         slopes = iter(present)
         grad = tree.map(lambda x: next(slopes) if tree.is_float(x) else None, theta)
-        return MetaGrad(value, grad, phi, stats or {}, aux, adjoint)
+        return MetaGrad(value, grad, phi, stats, *(x if tree.leaves(x) else None for x in (aux, adjoint)))
 
     return found
 
@@ -254,8 +254,8 @@ def _run(
     held: _Held, theta: Tree, data_and_query: tuple[Tree, ...], options: dict[str, Tree]
 ) -> tuple[Any, ...]:
     value, grad, phi, stats, aux, adjoint = held.fn(theta, *data_and_query, **options)
-    rest = (() if x is None else x for x in (value, phi, stats, aux, adjoint))
-    return [x for x in tree.leaves(grad) if x is not None], *rest
+    present = [x for x in tree.leaves(grad) if x is not None]
+    return present, value, phi, stats, *(() if x is None else x for x in (aux, adjoint))
 
 
 # There are derivatives within maps in there, which torch.compile does not trace as they are; nor does it take ``None``.
