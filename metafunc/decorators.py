@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
@@ -44,6 +47,7 @@ def minimizes(
             objective=lambda phi, args: checked(phi, args.theta, *args.data),
             solve=lambda args: fn(args.theta, *args.data),
             batchable=False,
+            recipe=_recipe(fn, partial(minimizes, objective, init=init)),
             name=_name(fn),
         )
 
@@ -75,6 +79,7 @@ def solves(
             symmetric=symmetric,
             solve=lambda args: fn(args.theta, *args.data),
             batchable=False,
+            recipe=_recipe(fn, partial(solves, residual, init=init, symmetric=symmetric)),
             name=name,
         )
 
@@ -113,6 +118,7 @@ def iterates(
             symmetric=symmetric,
             steps=steps,
             step=lambda _, state, args: (advance(state[0], args),),
+            recipe=_recipe(fn, partial(iterates, steps, init=init, symmetric=symmetric)),
             name=name,
         )
 
@@ -142,3 +148,18 @@ def check_callable(fn: Any, name: str, signature: str) -> None:
 
 def _name(fn: Callable[..., Any]) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
+
+
+def _recipe(
+    fn: Callable[..., Any], declare: Callable[[], Callable[[Any], Inner]]
+) -> Callable[[], Inner] | None:
+    """How to declare the function again, by its name; ``None`` if that is known in no module."""
+    module, name = getattr(fn, "__module__", None), getattr(fn, "__qualname__", "<none>")
+    return None if module is None or "<" in name else partial(_declared, module, name, declare)
+
+
+def _declared(module: str, name: str, declare: Callable[[], Callable[[Any], Inner]]) -> Inner:
+    found = attrgetter(name)(import_module(module))
+    # Where this was used as a decorator, the name is that of the outcome, perhaps with an estimator around it.
+    known = getattr(found, "inner", found)
+    return known if isinstance(known, Inner) else declare()(found)

@@ -208,6 +208,17 @@ def update_without_derivative(why: str) -> TypeError:
 # Wrapping
 
 
+def not_to_be_pickled(name: str) -> TypeError:
+    return TypeError(
+        say(
+            name,
+            "an inner problem of functions that their modules have by name",
+            "one that could not be found again, of a function within a function or put together by hand",
+            "define the function at the top of a module before you pickle or copy what is made of it",
+        )
+    )
+
+
 def wrapped_twice(outer: str, inner: str) -> TypeError:
     return TypeError(
         say(outer, "an inner problem", f"one already wrapped in {inner}", "choose one of the two estimators")
@@ -558,6 +569,19 @@ def drawing_objective(name: str) -> ValueError:
             "an objective that is the same function at every evaluation",
             "one that draws random numbers from a generator, so that it has no solution to differentiate",
             "draw them before and pass them with the data, or draw from a key, or use Explicit, Truncated or Binomial",
+        )
+    )
+
+
+def cannot_be_mapped(error: Exception) -> RuntimeError:
+    said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return RuntimeError(
+        say(
+            "tasks=Vmap()",
+            "a model and losses that torch can map over tasks",
+            f"one that runs task by task only: {said[:300]}",
+            "take tasks=mf.Loop(), which makes no demands; or make the loss by mf.functional(module, loss_fn), which has "
+            "a mapped form of norms with running statistics, dropout and attention",
         )
     )
 

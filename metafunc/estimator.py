@@ -98,5 +98,8 @@ class Adapt:
 
         return out[0], pull
 
+    def __reduce__(self) -> tuple[Estimator, tuple[Inner]]:
+        return self.estimator, (self.inner,)
+
     def __repr__(self) -> str:
         return f"{self.estimator!r}({self.inner.name})"

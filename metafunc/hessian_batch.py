@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from metafunc import errors
-from metafunc.inner import Args, Inner, Parts
+from metafunc.inner import Args, Inner, Parts, remembered
 
 
+@remembered
 def with_hessian_batch(inner: Inner) -> Inner:
     """The same inner problem with a batch of data of its own for second derivatives.
 

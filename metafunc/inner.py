@@ -7,8 +7,9 @@ it brings to zero), where it starts, and either the step that it repeats or the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import partial, wraps
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -71,6 +72,7 @@ class Inner:
         hyper: The tensors among these settings that were given as they are; see :class:`Args`.
         free: Whether the objective is known not to depend on ``theta``.
         functions: The user's functions, as they were given.
+        recipe: How it was made; for pickles and copies.
         name: What errors call this solver.
     """
 
@@ -91,6 +93,7 @@ class Inner:
     hyper: Tree = ()
     free: bool = False
     functions: tuple[Any, ...] = ()
+    recipe: Callable[[], Inner] | None = None
     name: str = "inner"
     closure: Closure = field(default_factory=Closure, init=False)
 
@@ -100,6 +103,11 @@ class Inner:
         if self.parts is not None:
             object.__setattr__(self, "parts", Parts(*map(bound, self.parts)))
         object.__setattr__(self, "settings", {name: bound(read) for name, read in self.settings.items()})
+
+    def __reduce__(self) -> tuple[Callable[..., Inner], tuple[Any, ...]]:
+        if self.recipe is None:
+            raise errors.not_to_be_pickled(self.name)
+        return _follow, (self.recipe,)
 
     def args(self, theta: Tree, data: tuple[Tree, ...], guess: Tree = ()) -> Args:
         """The checked arguments of one solve."""
@@ -127,6 +135,23 @@ class Inner:
     def __call__(self, theta: Tree, *data: Tree) -> Tree:
         """Solve. The solution has no derivative: that is for an estimator to say."""
         return self.run(lambda args: call(Handle(Bare(self)), args)[0], self.args(theta, data))
+
+
+P = ParamSpec("P")
+
+
+def remembered(make: Callable[P, Inner]) -> Callable[P, Inner]:
+    """A maker of inner problems, which are then pickled and copied as what they were made from."""
+
+    @wraps(make)
+    def made(*args: P.args, **kwargs: P.kwargs) -> Inner:
+        return replace(make(*args, **kwargs), recipe=partial(made, *args, **kwargs))
+
+    return made
+
+
+def _follow(recipe: Callable[[], Inner]) -> Inner:
+    return recipe()
 
 
 def touch(inner: Inner, args: Args) -> Tree:

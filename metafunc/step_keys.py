@@ -7,11 +7,12 @@ from dataclasses import replace
 import torch
 
 from metafunc import errors, tree
-from metafunc.inner import Args, Gradient, Inner
+from metafunc.inner import Args, Gradient, Inner, remembered
 from metafunc.philox import fold_in
 from metafunc.tree import Tree
 
 
+@remembered
 def with_step_keys(inner: Inner) -> Inner:
     """The same inner problem, whose losses draw from another key in every step.
 

@@ -12,10 +12,11 @@ from metafunc import tree
 from metafunc.bayes import errors
 from metafunc.bayes.elbo import Elbo
 from metafunc.curvature import Exact
-from metafunc.inner import Args, Inner
+from metafunc.inner import Args, Inner, remembered
 from metafunc.tree import Tree
 
 
+@remembered
 def fixed_point(inner: Inner) -> Inner:
     """The same inner problem, whose solution is said to solve ibaml's equations (26) and (27).
 

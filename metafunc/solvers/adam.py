@@ -11,12 +11,13 @@ from torch import Tensor
 
 from metafunc import errors, tree
 from metafunc.decorators import check_steps
-from metafunc.inner import Args, Gradient, Inner
+from metafunc.inner import Args, Gradient, Inner, remembered
 from metafunc.settings import Setting, check_setting
 from metafunc.solvers.problem import check_tolerance, problem
 from metafunc.tree import Tree
 
 
+@remembered
 def adam(
     loss: Callable[..., Tensor] | None = None,
     *,

@@ -10,13 +10,14 @@ from torch import Tensor
 from metafunc import autodiff, errors, tree
 from metafunc.curvature import Curvature, Exact
 from metafunc.decorators import check_steps
-from metafunc.inner import Args, Inner, Objective, plain_gradient
+from metafunc.inner import Args, Inner, Objective, plain_gradient, remembered
 from metafunc.linear import CG, LinearSolver, as_solver
 from metafunc.settings import Setting
 from metafunc.solvers.problem import check_tolerance, problem
 from metafunc.tree import Tree
 
 
+@remembered
 def newton_cg(
     loss: Callable[..., Tensor] | None = None,
     *,

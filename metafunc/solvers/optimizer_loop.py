@@ -12,13 +12,14 @@ from torch.overrides import TorchFunctionMode
 from metafunc import autodiff, errors, tree
 from metafunc.decorators import check_steps
 from metafunc.dependence import dependencies
-from metafunc.inner import Args, Gradient, Inner, check_like
+from metafunc.inner import Args, Gradient, Inner, check_like, remembered
 from metafunc.settings import Setting
 from metafunc.solvers.adam import safe_sqrt
 from metafunc.solvers.problem import Problem, check_tolerance, problem
 from metafunc.tree import Skeleton, Tree
 
 
+@remembered
 def optimizer_loop(
     loss: Callable[..., Tensor] | None = None,
     optimizer: Any = None,
