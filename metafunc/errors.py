@@ -573,6 +573,18 @@ def drawing_objective(name: str) -> ValueError:
     )
 
 
+def writes_to_captured(name: str) -> RuntimeError:
+    return RuntimeError(
+        say(
+            name,
+            "a loss that changes nothing in place",
+            "one that writes to a tensor it captured, as a norm does that updates its running statistics",
+            "make the loss by mf.functional(module, loss_fn), which has a policy for buffers, or build the norm with "
+            "track_running_stats=False",
+        )
+    )
+
+
 def cannot_be_mapped(error: Exception) -> RuntimeError:
     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return RuntimeError(
@@ -580,8 +592,8 @@ def cannot_be_mapped(error: Exception) -> RuntimeError:
             "tasks=Vmap()",
             "a model and losses that torch can map over tasks",
             f"one that runs task by task only: {said[:300]}",
-            "take tasks=mf.Loop(), which makes no demands; or make the loss by mf.functional(module, loss_fn), which has "
-            "a mapped form of norms with running statistics, dropout and attention",
+            "take tasks=mf.Loop(), which makes no demands; or make the loss by mf.functional(module, loss_fn), which "
+            "has a mapped form of norms with running statistics, dropout and attention",
         )
     )
 

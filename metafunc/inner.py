@@ -128,14 +128,25 @@ class Inner:
 
     def run(self, fn: Callable[[Args], T], args: Args) -> T:
         """``fn(args)``, with the tensors that the user's functions have captured among the arguments."""
-        return self.closure.run(
-            lambda held: fn(args._replace(captured=held)), lambda at: touch(self, at), args, self.name
-        )
+        try:
+            return self.closure.run(
+                lambda held: fn(args._replace(captured=held)), lambda at: touch(self, at), args, self.name
+            )
+        except RuntimeError as error:
+            if not any(mark in str(error) for mark in _WRITES):
+                raise
+            raise errors.writes_to_captured(self.name) from error
 
     def __call__(self, theta: Tree, *data: Tree) -> Tree:
         """Solve. The solution has no derivative: that is for an estimator to say."""
         return self.run(lambda args: call(Handle(Bare(self)), args)[0], self.args(theta, data))
 
+
+_WRITES = (
+    "would mutate a captured Tensor",
+    "Batch norm got a batched tensor as input while the running_mean",
+)
+"""What torch says of a loss that writes to a tensor which it did not get as an argument."""
 
 P = ParamSpec("P")
 

@@ -15,6 +15,7 @@ from metafunc.autodiff import opaque_to_compiler, vjp, without_dead_levels
 from metafunc.captured import vmap
 from metafunc.dependence import dependencies
 from metafunc.estimator import Adapt
+from metafunc.generators import undisturbed
 from metafunc.inner import scalar
 from metafunc.plug import Plug
 from metafunc.rule import Stats
@@ -82,11 +83,33 @@ class Vmap(Batching):
             part = tree.index(tasks, slice(start, start + size))
             dims = (tree.map(lambda _: None, theta), *tree.axes(part))
             here = min(size, count - start)
-            summed, stacked = vmap(fn, dims, here, self.randomness)(theta, *part)
+            try:
+                summed, stacked = vmap(fn, dims, here, self.randomness)(theta, *part)
+            except RuntimeError as error:
+                if not _is_foreign(error) or not _runs(fn, theta, tree.index(part, 0)):
+                    raise
+                raise errors.cannot_be_mapped(error) from error
             summed = tree.map(lambda x: None if x is None else x.sum(0), summed)
             total = summed if total is None else tree.merge(summed, total)
             parts.append(stacked)
         return total, tree.cat(parts)
+
+
+def _is_foreign(error: Exception) -> bool:
+    """Whether an error is not one of this package's own, which say themselves what to do."""
+    return not isinstance(error, errors.SecondDerivativeError | errors.ForwardModeError) and "mf." not in str(
+        error
+    )
+
+
+def _runs(fn: Callable[..., Any], theta: Tree, task: tuple[Tree, ...]) -> bool:
+    """Whether one task alone runs without an error."""
+    try:
+        with undisturbed((theta, task)):
+            fn(theta, *task)
+    except Exception:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -107,8 +107,6 @@ def test_what_has_no_name() -> None:
     def local(theta: Tensor, target: Tensor) -> Tensor:
         return theta
 
-    text = (
-        "local: expected an inner problem that one of metafunc's functions made, got one put together by hand"
-    )
+    text = "local: expected an inner problem of functions that their modules have by name, got one that could not"
     with pytest.raises(TypeError, match=text):
         pickle.dumps(local)
