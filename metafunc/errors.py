@@ -529,13 +529,31 @@ def other_passes() -> ValueError:
     )
 
 
+def no_module_by_that_name(name: str, names: list[str]) -> ValueError:
+    known = ", ".join(map(repr, names[:20]))
+    return ValueError(
+        say("buffers", f"names of modules: {known}", repr(name), "write the name of a part as it is there")
+    )
+
+
+def two_statistics() -> ValueError:
+    return ValueError(
+        say(
+            "buffers",
+            'norms by "batch" or norms by "task", beside frozen ones',
+            "both in one module",
+            'name the rest as well, {"": "task", "stem": "frozen"}, or leave one of the two out',
+        )
+    )
+
+
 def norm_in_eval_mode(name: str) -> ValueError:
     return ValueError(
         say(
             "module",
             'a module in training mode for buffers="batch" and "task"',
             f"a {name} in eval mode, which would use its running statistics",
-            'call module.train(), or say buffers="frozen"',
+            'call module.train(), or say buffers="frozen", or buffers={"name of that part": "frozen"}',
         )
     )
 

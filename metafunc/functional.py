@@ -11,15 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
 from metafunc import autodiff, errors, tree
 from metafunc.generators import Snapshot
-from metafunc.norms import InFull, Recording, Replaying
+from metafunc.norms import Buffers, InFull, Recording, Replaying, normalising, policies
 from metafunc.randomness import Keyed, name_of_what_draws
 
 Params = dict[str, Tensor]
-Buffers = Literal["batch", "frozen", "task"]
 Randomness = Literal["error", "same", "different"]
 
 
@@ -28,7 +26,7 @@ def functional(
     loss_fn: Callable[[Any, Any], Tensor],
     *,
     adapt: nn.Module | str | Iterable[nn.Module | str] | None = None,
-    buffers: Buffers = "batch",
+    buffers: Buffers | Mapping[str, Buffers] = "batch",
     randomness: Randomness = "error",
     autocast: torch.dtype | None = None,
 ) -> Functional:
@@ -54,6 +52,9 @@ def functional(
             ``"task"``: in the inner loss with those of the batch, and in the outer loss of
             :class:`~metafunc.MetaOptimizer` with those of the task's support set under the adapted parameters, so that
             the answers to a query set do not depend on what else is in it.
+
+            A dict gives each part of the module its own, by the part's name: ``{"stem": "frozen"}``; the rest is
+            ``"batch"``, or what stands under ``""``. (``"batch"`` and ``"task"`` do not mix.)
         randomness: ``"error"``: dropout is refused. ``"same"``, ``"different"``: it draws from a key (see
             :meth:`Functional.__call__`), the same one or a different one for every task, and the same in every inner
             step (:func:`~metafunc.with_step_keys` makes the steps differ). The mask is a function of the key, so that
@@ -76,12 +77,8 @@ def functional(
         raise errors.not_a("module", "an nn.Module", module)
     if not callable(loss_fn):
         raise errors.not_callable("loss_fn", "loss_fn(outputs, targets) -> scalar", loss_fn)
-    for name, value, options in (
-        ("buffers", buffers, ("batch", "frozen", "task")),
-        ("randomness", randomness, ("error", "same", "different")),
-    ):
-        if value not in options:
-            raise errors.out_of_range(name, value, " or ".join(map(repr, options)), "spelled so")
+    if randomness not in ("error", "same", "different"):
+        raise errors.out_of_range("randomness", randomness, "'error', 'same' or 'different'", "as a string")
     if autocast is not None and autocast not in (torch.bfloat16, torch.float16):
         raise errors.out_of_range(
             "autocast", autocast, "torch.bfloat16, torch.float16 or None", "e.g. bfloat16"
@@ -90,7 +87,7 @@ def functional(
     if not trained:
         raise errors.nothing_to_train(type(module).__name__)
     chosen = None if adapt is None else _chosen(module, trained, adapt)
-    return Functional(module, loss_fn, chosen, buffers, randomness, autocast)
+    return Functional(module, loss_fn, chosen, policies(module, buffers), randomness, autocast)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,7 +98,7 @@ class Functional:
         module: The user's module.
         loss_fn: From outputs and targets to the loss.
         adapted: The names of the parameters that the inner loop adapts; ``None`` for all.
-        buffers: See :func:`functional`.
+        buffers: The policies by the names of modules; see :func:`functional`.
         randomness: See :func:`functional`.
         autocast: See :func:`functional`.
     """
@@ -109,7 +106,7 @@ class Functional:
     module: nn.Module
     loss_fn: Callable[[Any, Any], Tensor]
     adapted: tuple[str, ...] | None
-    buffers: Buffers
+    buffers: dict[str, Buffers]
     randomness: Randomness
     autocast: torch.dtype | None
 
@@ -117,6 +114,11 @@ class Functional:
     def theta(self) -> Params:
         """The module's parameters that require a gradient, by name, detached; they share its memory."""
         return {name: p.detach() for name, p in self.module.named_parameters() if p.requires_grad}
+
+    @property
+    def by_task(self) -> bool:
+        """Whether norms take a task's query set by the statistics of its support set."""
+        return "task" in self.buffers.values()
 
     @property
     def problem(self) -> dict[str, Any]:
@@ -174,7 +176,13 @@ class Functional:
 
         def run() -> Any:
             # Fused attention has no second derivative and no batching rule.
-            with self._policies(), norms, keyed, sdpa_kernel(SDPBackend.MATH), self._precision():
+            with (
+                normalising(self.module, self.buffers),
+                norms,
+                keyed,
+                sdpa_kernel(SDPBackend.MATH),
+                self._precision(),
+            ):
                 return functional_call(self.module, dict(params), args, kwargs)
 
         found = self._without_draws(run)
@@ -214,28 +222,6 @@ class Functional:
 
     def _turned_back(self, output: Any) -> Any:
         return output.float() if isinstance(output, Tensor) and output.dtype == self.autocast else output
-
-    @contextmanager
-    def _policies(self) -> Generator[None]:
-        """Norms with running statistics behave as ``buffers`` says, for the time of a call."""
-        norms: list[Any] = [
-            m for m in self.module.modules() if isinstance(m, _NormBase) and m.track_running_stats
-        ]
-        modes = [(m, m.training, m.track_running_stats) for m in norms]
-        if self.buffers != "frozen":
-            evaluating = [m for m in norms if not m.training]
-            if evaluating:
-                raise errors.norm_in_eval_mode(type(evaluating[0]).__name__)
-        try:
-            for norm in norms:
-                if self.buffers != "frozen":
-                    norm.track_running_stats = False
-                else:
-                    norm.training = False
-            yield
-        finally:
-            for norm, training, tracking in modes:
-                norm.training, norm.track_running_stats = training, tracking
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -13,9 +13,10 @@ from metafunc import errors, tree
 from metafunc.dependence import dependencies
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
-from metafunc.functional import Buffers, Functional, Params, Randomness, arguments, functional
+from metafunc.functional import Functional, Params, Randomness, arguments, functional
 from metafunc.inner import Inner
 from metafunc.metagrad import Batching, MetaGrad, Vmap, meta_grad
+from metafunc.norms import Buffers, by_policy
 from metafunc.outer import MetaStep, OuterLoop, count, sets
 from metafunc.step_keys import with_step_keys
 from metafunc.tree import Tree
@@ -79,7 +80,7 @@ class MetaOptimizer(OuterLoop):
         metrics: Mapping[str, Callable[[Any, Any], Tensor]] | None = None,
         test_inner: Callable[[dict[str, Any]], Inner] | None = None,
         adapt: Any = None,
-        buffers: Buffers = "batch",
+        buffers: Buffers | Mapping[str, Buffers] = "batch",
         randomness: Randomness = "error",
         step_randomness: Literal["same", "different"] = "same",
         autocast: torch.dtype | None = None,
@@ -169,8 +170,10 @@ class MetaOptimizer(OuterLoop):
         for name, value in phi.items():
             named[name].data.copy_(value)
             named[name].grad = None
-        if self.model.buffers == "task":
-            _take_statistics(adapted, support[0])
+        if self.model.by_task:
+            _take_statistics(
+                adapted, [n for n, p in by_policy(adapted, self.model.buffers) if p == "task"], support[0]
+            )
         return adapted
 
     @property
@@ -192,7 +195,7 @@ class MetaOptimizer(OuterLoop):
 
     def _like(self, support: Tree) -> Tree:
         """The inputs with whose statistics the query set is normalised, ``None`` for its own."""
-        return support[0] if self.model.buffers == "task" else None
+        return support[0] if self.model.by_task else None
 
     def _keys(self, support: Tree) -> tuple[Tensor, ...]:
         """The key of every task of this meta-step, if anything is random."""
@@ -215,9 +218,8 @@ class MetaOptimizer(OuterLoop):
         self._checked = True
 
 
-def _take_statistics(module: nn.Module, inputs: Any) -> None:
-    """Give the running statistics of batch norms those of these inputs, and put the module into eval mode."""
-    norms: list[Any] = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]  # pyright: ignore[reportPrivateUsage]
+def _take_statistics(module: nn.Module, norms: list[Any], inputs: Any) -> None:
+    """Give the running statistics of these norms those of these inputs, and put the module into eval mode."""
     module.eval()
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

@@ -1,16 +1,79 @@
-"""Batch norms: their statistics, taken from one pass and used in another, and their precision."""
+"""Norms with running statistics: whose statistics they take, from which pass, and in which precision."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 from torch.overrides import TorchFunctionMode
 
 from metafunc import errors
+
+Buffers = Literal["batch", "frozen", "task"]
+"""How a norm with running statistics normalises; see :func:`metafunc.functional`."""
+
+_OPTIONS = ("batch", "frozen", "task")
+
+
+def policies(module: nn.Module, buffers: Buffers | Mapping[str, Buffers]) -> dict[str, Buffers]:
+    """Policies by the names of modules, ``""`` for the whole; the longest name that a norm's begins with counts.
+
+    Raises:
+        ValueError: For an unknown policy or name, or for both "batch" and "task".
+    """
+    found: dict[str, Any] = {"": buffers} if isinstance(buffers, str) else {"": "batch", **buffers}
+    names = [name for name, _ in module.named_modules()]
+    for name, policy in found.items():
+        if policy not in _OPTIONS:
+            raise errors.out_of_range(
+                "buffers", policy, f"{' or '.join(map(repr, _OPTIONS))}, or a dict of these", "by name"
+            )
+        if name not in names:
+            raise errors.no_module_by_that_name(name, names)
+    used = {_policy_of(name, found) for name, norm in module.named_modules() if _tracks(norm)}
+    if {"batch", "task"} <= used:
+        raise errors.two_statistics()
+    return found
+
+
+def _policy_of(name: str, found: Mapping[str, Any]) -> Any:
+    above = [part for part in found if not part or name == part or name.startswith(f"{part}.")]
+    return found[max(above, key=len)]
+
+
+def _tracks(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase) and module.track_running_stats
+
+
+def by_policy(module: nn.Module, found: Mapping[str, Buffers]) -> list[tuple[Any, Buffers]]:
+    """The norms with running statistics, and the policy of each."""
+    return [(norm, _policy_of(name, found)) for name, norm in module.named_modules() if _tracks(norm)]
+
+
+@contextmanager
+def normalising(module: nn.Module, found: Mapping[str, Buffers]) -> Generator[None]:
+    """Within it the norms of a module behave as their policies say."""
+    norms = by_policy(module, found)
+    before = [(norm, norm.training, norm.track_running_stats) for norm, _ in norms]
+    for norm, policy in norms:
+        if policy != "frozen" and not norm.training:
+            raise errors.norm_in_eval_mode(type(norm).__name__)
+    try:
+        for norm, policy in norms:
+            if policy == "frozen":
+                norm.training = False
+            else:
+                norm.track_running_stats = False
+        yield
+    finally:
+        for norm, training, tracking in before:
+            norm.training, norm.track_running_stats = training, tracking
+
 
 Statistics = list[tuple[Tensor, Tensor]]
 """Mean and variance of the inputs of every batch norm, in the order of their calls."""
@@ -27,11 +90,16 @@ class Recording(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.batch_norm:
+        if func is F.batch_norm and _by_batch(*args, **(kwargs or {})):
             x: Tensor = args[0]
             axes = [i for i in range(x.ndim) if i != 1]
             self.found.append((x.mean(axes), x.var(axes)))
         return func(*args, **(kwargs or {}))
+
+
+def _by_batch(*args: Any, training: bool = False, **_: Any) -> bool:
+    """Whether a norm takes the statistics of its inputs."""
+    return bool(args[5] if len(args) > 5 else training)
 
 
 class InFull(TorchFunctionMode):
@@ -58,7 +126,7 @@ class Replaying(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is not F.batch_norm:
+        if func is not F.batch_norm or not _by_batch(*args, **(kwargs or {})):
             return func(*args, **(kwargs or {}))
         return self._normalised(*args, **(kwargs or {}))
 
