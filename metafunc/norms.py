@@ -35,24 +35,20 @@ def policies(module: nn.Module, buffers: Buffers | Mapping[str, Buffers]) -> dic
             )
         if name not in names:
             raise errors.no_module_by_that_name(name, names)
-    used = {_policy_of(name, found) for name, norm in module.named_modules() if _tracks(norm)}
+    used = {policy for _, policy in by_policy(module, found)}
     if {"batch", "task"} <= used:
         raise errors.two_statistics()
     return found
 
 
-def _policy_of(name: str, found: Mapping[str, Any]) -> Any:
-    above = [part for part in found if not part or name == part or name.startswith(f"{part}.")]
-    return found[max(above, key=len)]
-
-
-def _tracks(module: nn.Module) -> bool:
-    return isinstance(module, _NormBase) and module.track_running_stats
-
-
 def by_policy(module: nn.Module, found: Mapping[str, Buffers]) -> list[tuple[Any, Buffers]]:
     """The norms with running statistics, and the policy of each."""
-    return [(norm, _policy_of(name, found)) for name, norm in module.named_modules() if _tracks(norm)]
+    norms: list[tuple[Any, Buffers]] = []
+    for name, part in module.named_modules():
+        if isinstance(part, _NormBase) and part.track_running_stats:
+            above = [p for p in found if not p or name == p or name.startswith(f"{p}.")]
+            norms.append((part, found[max(above, key=len)]))
+    return norms
 
 
 @contextmanager

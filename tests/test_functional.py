@@ -137,6 +137,35 @@ def test_eval_mode_has_to_be_meant() -> None:
     assert torch.equal(frozen(frozen.theta, (x, y)), F.cross_entropy(net(x), y))
 
 
+def test_each_part_may_have_a_policy_of_its_own() -> None:
+    """A frozen stem, in eval mode as it may be, beside a head that is trained."""
+    net = nn.Sequential(norm_net(), nn.BatchNorm1d(3))
+    net[0].eval()
+    x, y = classification()
+    for rest in ("batch", "task"):
+        model = mf.functional(net, F.cross_entropy, buffers={"0": "frozen", "": rest})  # type: ignore[dict-item]
+        hidden = net[0](x[0])
+        close(
+            model.outputs(model.theta, x[0]), F.batch_norm(hidden, None, None, training=True).detach(), 1e-10
+        )
+        assert net.training and not net[0].training and not net[0][1].training
+    other = F.batch_norm(net[0](x[1]), hidden.mean(0), hidden.var(0))
+    close(model.outputs(model.theta, x[1], like=x[0]), other.detach(), 1e-10)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    inner = lambda p: mf.gradient_descent(**p, lr=0.1, steps=2)  # noqa: E731
+    buffers: Any = {"0": "frozen", "": "task"}
+    meta = mf.MetaOptimizer(net, F.cross_entropy, optimizer, inner, buffers=buffers)
+    before = net[0][1].running_mean.clone()
+    assert meta.step(((x, y), (x, y))).loss.isfinite()
+    adapted = meta.adapt((x[0], y[0]))
+    assert torch.equal(adapted[0][1].running_mean, before)
+    assert not torch.equal(adapted[1].running_mean, torch.zeros(3))
+    with pytest.raises(ValueError, match="buffers: expected names of modules: '', '0', .*, got 'stem'"):
+        mf.functional(net, F.cross_entropy, buffers={"stem": "frozen"})
+    with pytest.raises(ValueError, match='expected norms by "batch" or norms by "task", beside frozen ones'):
+        mf.functional(net, F.cross_entropy, buffers={"0": "task"})
+
+
 class Counter(nn.Module):
     """A module with a state of its own."""
 
