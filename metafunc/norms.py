@@ -27,7 +27,7 @@ def policies(module: nn.Module, buffers: Buffers | Mapping[str, Buffers]) -> dic
         ValueError: For an unknown policy or name, or for both "batch" and "task".
     """
     found: dict[str, Any] = {"": buffers} if isinstance(buffers, str) else {"": "batch", **buffers}
-    names = [name for name, _ in module.named_modules()]
+    names = list(_parts(module))
     for name, policy in found.items():
         if policy not in _OPTIONS:
             raise errors.out_of_range(
@@ -41,10 +41,15 @@ def policies(module: nn.Module, buffers: Buffers | Mapping[str, Buffers]) -> dic
     return found
 
 
+def _parts(module: nn.Module) -> dict[str, nn.Module]:
+    named: Any = module.named_modules()
+    return dict(named)
+
+
 def by_policy(module: nn.Module, found: Mapping[str, Buffers]) -> list[tuple[Any, Buffers]]:
     """The norms with running statistics, and the policy of each."""
     norms: list[tuple[Any, Buffers]] = []
-    for name, part in module.named_modules():
+    for name, part in _parts(module).items():
         if isinstance(part, _NormBase) and part.track_running_stats:
             above = [p for p in found if not p or name == p or name.startswith(f"{p}.")]
             norms.append((part, found[max(above, key=len)]))

@@ -149,7 +149,7 @@ def test_each_part_may_have_a_policy_of_its_own() -> None:
             model.outputs(model.theta, x[0]), F.batch_norm(hidden, None, None, training=True).detach(), 1e-10
         )
         assert net.training and not net[0].training and not net[0][1].training
-    other = F.batch_norm(net[0](x[1]), hidden.mean(0), hidden.var(0))
+    other = F.batch_norm(net[0](x[1]), hidden.mean(0).detach(), hidden.var(0).detach())
     close(model.outputs(model.theta, x[1], like=x[0]), other.detach(), 1e-10)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
     inner = lambda p: mf.gradient_descent(**p, lr=0.1, steps=2)  # noqa: E731
@@ -160,7 +160,7 @@ def test_each_part_may_have_a_policy_of_its_own() -> None:
     adapted = meta.adapt((x[0], y[0]))
     assert torch.equal(adapted[0][1].running_mean, before)
     assert not torch.equal(adapted[1].running_mean, torch.zeros(3))
-    with pytest.raises(ValueError, match="buffers: expected names of modules: '', '0', .*, got 'stem'"):
+    with pytest.raises(ValueError, match=r"buffers: expected names of modules: '', '0', .*, got 'stem'"):
         mf.functional(net, F.cross_entropy, buffers={"stem": "frozen"})
     with pytest.raises(ValueError, match='expected norms by "batch" or norms by "task", beside frozen ones'):
         mf.functional(net, F.cross_entropy, buffers={"0": "task"})
