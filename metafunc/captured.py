@@ -128,7 +128,7 @@ class Closure:
             return fn(())
         for attempt in count():
             if not self._seen or not self._watching:
-                self._look(touch, args, name)
+                self._refs, self._seen = [weakref.ref(x) for x in look(touch, args, name)], True
             captured = self._captured()
             try:
                 return fn(captured)
@@ -149,20 +149,26 @@ class Closure:
     def _alive(self) -> list[Tensor]:
         return [x for ref in self._refs if (x := ref()) is not None]
 
-    def _look(self, touch: Callable[[Tree], Tree], args: Tree, name: str) -> None:
-        """Finds out what has been captured, and whether that is all of it."""
-        found: list[Tensor] = []
-        at = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, args)
-        with undisturbed(args):
-            with _Operands({}, _tensors(at), torch.is_grad_enabled(), found.append) as operands:
+
+def look(touch: Callable[[Tree], Tree], args: Tree, name: str) -> list[Tensor]:
+    """The captured tensors that are differentiated or mapped; raises if that is not all of it.
+
+    Args:
+        touch: Calls functions at some arguments, and returns what they return.
+        args: The arguments.
+        name: What errors call the functions.
+    """
+    found: list[Tensor] = []
+    at = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, args)
+    with undisturbed(args):
+        with _Operands({}, _tensors(at), torch.is_grad_enabled(), found.append) as operands:
+            out = operands.returned(touch(at))
+        if found:
+            with _Operands({id(x): x.detach() for x in found}, None, False, found.append) as operands:
                 out = operands.returned(touch(at))
-            if found:
-                with _Operands({id(x): x.detach() for x in found}, None, False, found.append) as operands:
-                    out = operands.returned(touch(at))
-        if any(autodiff.depends(x) for x in tree.leaves(out)):
-            raise errors.captured(name)
-        self._refs = [weakref.ref(x) for x in found]
-        self._seen = True
+    if any(autodiff.depends(x) for x in tree.leaves(out)):
+        raise errors.captured(name)
+    return found
 
 
 def _tensors(args: Tree) -> list[Tensor]:

@@ -42,8 +42,7 @@ def policies(module: nn.Module, buffers: Buffers | Mapping[str, Buffers]) -> dic
 
 
 def _parts(module: nn.Module) -> dict[str, nn.Module]:
-    named: Any = module.named_modules()
-    return dict(named)
+    return dict(module.named_modules())
 
 
 def by_policy(module: nn.Module, found: Mapping[str, Buffers]) -> list[tuple[Any, Buffers]]:
