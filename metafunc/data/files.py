@@ -26,17 +26,22 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         with partial.open("xb") as file:
             write(file)
-            sync(file)
-        partial.replace(path)
+        settle(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def settle(partial: Path, path: Path) -> None:
+    """Brings a file that is complete to the disk, and then gives it its name, in place of what had that name."""
+    sync(partial)
+    partial.replace(path)
     sync_folder(path.parent)
 
 
-def sync(file: BinaryIO) -> None:
-    """Returns when what was written to the file is on the disk."""
-    file.flush()
-    os.fsync(file.fileno())
+def sync(path: Path) -> None:
+    """Returns when the contents of a file are on the disk."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
