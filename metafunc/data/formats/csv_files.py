@@ -95,7 +95,7 @@ class CsvFiles(Form):
         file = self._lists()[split]
         try:
             yield from self._parsed(file)
-        except (csv.Error, UnicodeDecodeError) as error:
+        except (csv.Error, UnicodeDecodeError, OSError) as error:
             raise refusal(
                 str(file), "a list of images as text, in UTF-8", error, "get the file again"
             ) from error

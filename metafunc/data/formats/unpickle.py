@@ -24,22 +24,22 @@ def load(file: Path) -> Any:
     Raises:
         ValueError: the pickle asks for anything else, or is no whole pickle. The message has the file, and what it is.
     """
-    with file.open("rb") as stream:
-        try:
+    try:
+        with file.open("rb") as stream:
             return Machine(stream, file.stat().st_size).run()
-        except AsksForMoreError as error:
-            raise refusal(
-                str(file),
-                "a pickle of numpy arrays, numbers, strings, lists and dicts alone",
-                f"one that asks for {error}",
-                "do not unpickle this file by other means either, unless you trust its source",
-            ) from None
-        except BrokenPickleError as error:
-            raise refusal(str(file), "a whole pickle", error, "get the file again") from None
-        # A malformed pickle raises whatever the operation it spoils raises.
-        except Exception as error:
-            got = f"an operation that cannot be done ({type(error).__name__}: {error})"
-            raise refusal(str(file), "a whole pickle", got, "get the file again") from error
+    except AsksForMoreError as error:
+        raise refusal(
+            str(file),
+            "a pickle of numpy arrays, numbers, strings, lists and dicts alone",
+            f"one that asks for {error}",
+            "do not unpickle this file by other means either, unless you trust its source",
+        ) from None
+    except (BrokenPickleError, OSError) as error:
+        raise refusal(str(file), "a whole pickle", error, "get the file again") from error
+    # A malformed pickle raises whatever the operation it spoils raises.
+    except Exception as error:
+        got = f"an operation that cannot be done ({type(error).__name__}: {error})"
+        raise refusal(str(file), "a whole pickle", got, "get the file again") from error
 
 
 def entry(contents: Any, key: str, file: Path) -> Any:
