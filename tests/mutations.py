@@ -27,6 +27,9 @@ MATRIX, ERRORS, META = "tests/test_composition.py", "tests/test_errors.py", "tes
 FUNCTIONAL, OPTIMIZER = "tests/test_functional.py", "tests/test_meta_optimizer.py"
 CHAIN = "tests/test_imperative.py"
 EPISODES = "tests/data/test_episodes.py"
+MACHINE, HDF5, DRAWINGS = (
+    f"tests/data/formats/test_{name}.py" for name in ("pickle_machine", "hdf5_files", "omniglot")
+)
 TRAIN, PICTURES = "tests/training/test_train.py", "tests/training/test_pictures.py"
 
 
@@ -183,9 +186,9 @@ MUTATIONS = [
     Mutation("data/linear_regression.py", "spectrum.sqrt()", "spectrum", "tests/data/test_linear_regression.py"),
     Mutation("data/quadratics.py", "self.noise / self.dimension**0.5", "self.noise", "tests/data/test_quadratics.py"),
     Mutation("data/life_expectancy.py", 'lives[own["train"]]', "lives[own[self.split]]", "tests/data/test_life_expectancy.py"),
-    Mutation("data/formats/unpickle.py", "known = _KNOWN.get((module_name, global_name))", "known = _KNOWN.get((module_name, global_name)) or super().find_class(module_name, global_name)", "tests/data/formats/test_unpickle.py"),
-    Mutation("data/formats/unpickle.py", "if dtype.hasobject:", "if False:", "tests/data/formats/test_unpickle.py"),
-    Mutation("data/formats/omniglot.py", 'return 255 - decode(stream, where, "L")', 'return decode(stream, where, "L")', "tests/data/formats/test_find.py"),
+    Mutation("data/formats/pickle_names.py", "        if known not in self._calls and known != NDARRAY:", "        if False:", "tests/data/formats/test_unpickle.py"),
+    Mutation("data/formats/pickle_names.py", "not isinstance(code, str) or code not in DTYPES", "not isinstance(code, str)", "tests/data/formats/test_unpickle.py"),
+    Mutation("data/formats/omniglot.py", 'return 255 - decode(stream, str(file), "L", ("PNG",))', 'return decode(stream, str(file), "L", ("PNG",))', "tests/data/formats/test_find.py"),
     Mutation("data/formats/phase_pickles.py", 'and not name.endswith("_train_phase")', "", "tests/data/formats/test_pickles.py"),
     Mutation("data/cache.py", "shared=False", "shared=True", "tests/data/test_read.py"),
     Mutation("data/outline.py", "if name in home:", "if False:", "tests/data/test_report.py"),
@@ -230,6 +233,28 @@ MUTATIONS = [
     Mutation("outer.py", "self._module.load_state_dict(state", "(lambda state: None)(state", OPTIMIZER),
     Mutation("bounds.py", "kept = min(length, last)", "kept = length", "tests/test_bounds.py"),
     Mutation("bounds.py", "range(length + 1, steps - last + 1)", "range(length + 2, steps - last + 1)", "tests/test_bounds.py"),
+    Mutation("data/files.py", "        settle(partial, path)\n", "        partial.replace(path)\n", "tests/data/test_files.py"),
+    Mutation("data/files.py", "    sync(partial)\n", "", "tests/data/test_files.py"),
+    Mutation("data/cache.py", "            sync(file)\n", "            pass\n", "tests/data/test_cache.py"),
+    Mutation("data/cache.py", "        except ValueError:  # classes", "        except KeyError:  # classes", "tests/data/test_cache.py"),
+    Mutation("data/formats/archive.py", "if member.flag_bits & 1:", "if False:", DRAWINGS),
+    Mutation("data/formats/archive.py", "0 <= size <= FLOOR + RATIO * stored", "True", DRAWINGS),
+    Mutation("data/formats/pixels.py", "pillow.open(stream, formats=formats)", "pillow.open(stream)", "tests/data/formats/test_pixels.py"),
+    Mutation("data/formats/pixels.py", "image.width * image.height > PIXELS", "False", "tests/data/formats/test_pixels.py"),
+    Mutation("data/formats/hdf5_files.py", "links.get_info(key).type != h5py.h5l.TYPE_HARD", "False", HDF5),
+    Mutation("data/formats/hdf5_files.py", "plan.get_layout() == h5py.h5d.VIRTUAL or ", "", HDF5),
+    Mutation("data/formats/hdf5_files.py", " or plan.get_external_count()", "", HDF5),
+    Mutation("data/formats/hdf5_files.py", "map(max, array.shape, array.chunks or array.shape)", "array.shape", HDF5),
+    Mutation("data/formats/packed_omniglot.py", "prod(shape) * dtype.itemsize != len(data) - stream.tell()", "False", DRAWINGS),
+    Mutation("data/formats/pickle_names.py", "    if needed != len(data):", "    if needed > len(data):", MACHINE),
+    Mutation("data/formats/pickle_names.py", "len(sides) > AXES or ", "", MACHINE),
+    Mutation("data/formats/pickle_names.py", "        self._spare -= len(data)\n", "", MACHINE),
+    Mutation("data/formats/pickle_names.py", " or rest[:5] != [None, None, None, -1, -1]", "", MACHINE),
+    Mutation("data/formats/pickle_names.py", "if isinstance(value, Pending | Name):", "if isinstance(value, Pending):", MACHINE),
+    Mutation("data/formats/pickle_machine.py", "if type(pending) is not Pending:", "if False:", MACHINE),
+    Mutation("data/formats/pickle_machine.py", "            if self._memo[key] is pending:", "            if True:", MACHINE),
+    Mutation("data/formats/pickle_stream.py", "0 <= count <= self._size - self._file.tell()", "0 <= count", MACHINE),
+    Mutation("data/formats/csv_files.py", "            if name in there:\n", "            if True:\n", "tests/data/formats/test_csv_files.py"),
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import final
 
+from metafunc.data.files import settle
 from metafunc.data.progress import Progress, shown
 from metafunc.data.tasks import refusal
 
@@ -80,7 +81,8 @@ def fetch(archive: Archive, folder: Path, progress: Progress | None = None) -> P
             got,
             "try again later, or get it by other means",
         )
-    return part.replace(target)
+    settle(part, target)
+    return target
 
 
 def _persist(url: str, part: Path, show: Progress) -> None:

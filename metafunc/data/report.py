@@ -121,9 +121,7 @@ class _Look:
         self.done += 1
         try:
             pixels = picture.decode()
-        except FileNotFoundError:
-            return  # named already, among the faults of the lists
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             self.broken.append(str(error))
             return
         self.shapes[pixels.shape] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -91,6 +92,21 @@ def test_a_file_arrives_whole(server: Server, tmp_path: Path) -> None:
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert [done for done, _ in seen] == sorted({done for done, _ in seen})
     assert server.asked == [None]
+
+
+def test_it_is_on_the_disk_before_it_has_its_name(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, list[str]]] = []
+    fsync = os.fsync
+
+    def synced(handle: int) -> None:
+        seen.append((os.fstat(handle).st_size, left(tmp_path)))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    fetch(server.archive, tmp_path)
+    assert seen[0] == (len(CONTENT), ["images.zip.part"])
 
 
 def test_what_is_there_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:

@@ -250,6 +250,16 @@ def test_a_cache_that_lost_a_file_is_made_anew(name: str, data: Path, cache: Pat
     assert holds(read(data, cache=cache), expected)
 
 
+@pytest.mark.parametrize("table", [b"", b"{", b"\0" * 40, b"[]"])
+def test_a_cache_whose_table_is_broken_is_made_anew(table: bytes, data: Path, cache: Path) -> None:
+    expected = samples.class_folders(data)
+    read(data, cache=cache)
+    (place,) = cache.iterdir()
+    (place / "table.json").write_bytes(table)
+    assert holds(read(data, cache=cache), expected)
+    assert list(cache.iterdir()) == [place]
+
+
 def spoil_class(data: Path) -> None:
     shutil.copytree(data / "train" / "n01", data / "test" / "n01")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from metafunc.data.formats.find import NotRecognisedError
+from metafunc.data.read import read
 from metafunc.data.report import check
 from tests.data.formats import samples
 from tests.data.samples import real
@@ -154,6 +156,43 @@ def test_a_class_in_two_splits_and_one_without_an_image(tmp_path: Path) -> None:
         ),
     }
     assert "test            3        6  0 to 3" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "got"),
+    [
+        (lambda file: file.unlink() or file.symlink_to("nothing"), "a link to something that is not there"),
+        (lambda file: file.unlink() or file.mkdir(), "something that is no file"),
+        (lambda file: file.unlink() or os.mkfifo(file), "something that is no file"),
+        (
+            lambda file: file.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"),
+            "no JPEG or PNG or BMP or GIF or WEBP or TIFF file",
+        ),
+    ],
+    ids=["a link to nothing", "a folder", "a pipe", "another format"],
+)
+def test_what_is_no_image_is_named_as_when_it_is_read(
+    spoil: Callable[[Path], object], got: str, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    samples.class_folders(data)
+    spoil(data / "val" / "n03" / "1.png")
+    (line,) = check(data).problems["images that cannot be decoded"]
+    assert line.startswith(f"{data}/val/n03/1.png: expected an image ")
+    assert f", got {got}. " in line
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+        read(data, cache=tmp_path / "cache")
+
+
+@pytest.mark.parametrize("raw", [b"cos\nsystem\n(S'true'\ntR.", b"\x80\x02}", b"B\xff\xff\xff\xff."])
+def test_a_pickle_that_is_not_read_is_named_as_when_it_is_read(raw: bytes, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    samples.cache_pickles(data)
+    (data / "mini-imagenet-cache-val.pkl").write_bytes(raw)
+    (line,) = check(data).problems["files that cannot be read"]
+    assert line.startswith(f"{data}/mini-imagenet-cache-val.pkl: expected a ")
+    with pytest.raises(ValueError, match=f"^{re.escape(line)}$"):
+        read(data, cache=tmp_path / "cache")
 
 
 def test_no_size_is_odd_if_images_are_resized(tmp_path: Path) -> None:

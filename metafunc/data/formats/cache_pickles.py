@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, cast, final
 
 from metafunc.data.formats.form import Form, Picture
-from metafunc.data.formats.pixels import rows
-from metafunc.data.formats.unpickle import entry, load, text
+from metafunc.data.formats.pixels import check_rows, describe, rows
+from metafunc.data.formats.unpickle import entry, load, number, sequence, text
 from metafunc.data.tasks import refusal
 
 FILES = {"train": ("train",), "val": ("val", "validation"), "test": ("test",)}
@@ -43,7 +43,8 @@ class CachePickles(Form):
     def classes(self, split: str) -> dict[str, list[Picture]]:
         file = self._pickles()[split]
         contents = load(file)
-        images, members = entry(contents, "image_data", file), entry(contents, "class_dict", file)
+        images = check_rows(entry(contents, "image_data", file), str(file))
+        members = entry(contents, "class_dict", file)
         return rows(images, _labels(members, len(images), file), str(file))
 
     def _pickles(self) -> dict[str, Path]:
@@ -56,19 +57,23 @@ class CachePickles(Form):
         return found
 
 
-def _labels(members: dict[Any, Any], count: int, file: Path) -> list[str]:
+def _labels(members: Any, count: int, file: Path) -> list[str]:
     """The class of every row, from the rows of every class."""
+    if not isinstance(members, dict):
+        raise refusal(str(file), "class_dict as a dict", describe(members), "get the file again")
     labels: list[str | None] = [None] * count
-    for name, indices in members.items():
-        for index in indices:
+    for key, indices in cast(dict[Any, Any], members).items():
+        name = text(key, "the classes", file)
+        what = f"the rows of {name}"
+        for index in (number(item, what, file) for item in sequence(indices, what, file)):
             if not 0 <= index < count or labels[index] is not None:
                 raise refusal(
                     str(file),
                     f"every row from 0 to {count - 1} in one class of class_dict",
-                    f"row {index} of {text(name)}, which is outside or in another class too",
+                    f"row {index} of {name}, which is outside or in another class too",
                     "get the file again",
                 )
-            labels[index] = text(name)
+            labels[index] = name
     missing = [row for row, label in enumerate(labels) if label is None]
     if missing:
         raise refusal(

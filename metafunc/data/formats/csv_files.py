@@ -42,9 +42,12 @@ class CsvFiles(Form):
         yield from (self._images / name for name in sorted(self._there()))
 
     def classes(self, split: str) -> dict[str, list[Picture]]:
+        there = self._there()
         found: dict[str, list[Picture]] = {}
         for name, label in self._rows(split):
-            found.setdefault(label, []).append(photograph(self._images / name))
+            # What is not there is among the faults, and a name with a path would lead out of the folder.
+            if name in there:
+                found.setdefault(label, []).append(photograph(self._images / name))
         return found
 
     def faults(self) -> Iterator[Fault]:
@@ -76,7 +79,8 @@ class CsvFiles(Form):
                 "no such folder",
                 "put the images there",
             )
-        return {file.name for file in self._images.iterdir() if not file.name.startswith(".")}
+        # A link to nothing is not there.
+        return {file.name for file in self._images.iterdir() if file.name[0] != "." and file.is_file()}
 
     def _lists(self) -> dict[str, Path]:
         for folder in (self.path, self.path / "split"):
@@ -89,6 +93,14 @@ class CsvFiles(Form):
     def _rows(self, split: str) -> Iterator[tuple[str, str]]:
         """File name and class of every row."""
         file = self._lists()[split]
+        try:
+            yield from self._parsed(file)
+        except (csv.Error, UnicodeDecodeError, OSError) as error:
+            raise refusal(
+                str(file), "a list of images as text, in UTF-8", error, "get the file again"
+            ) from error
+
+    def _parsed(self, file: Path) -> Iterator[tuple[str, str]]:
         # `utf-8-sig` drops the mark that spreadsheets put in front.
         with file.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import ClassVar, final
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile, ZipInfo
 
+from metafunc.data.formats.archive import check_member, open_zip, read_member
 from metafunc.data.formats.form import Form, Picture, Pixels
-from metafunc.data.formats.pixels import decode
-from metafunc.data.tasks import refusal
+from metafunc.data.formats.pixels import decode, open_image
 
 PARTS = {"train": "images_background", "test": "images_evaluation"}
 
@@ -68,32 +69,21 @@ class Omniglot(Form):
                 yield f"{alphabet}/{character}", Picture(str(file), partial(_from_file, file))
             return
         # The archive stays open for as long as there are pictures of it.
-        archive = _open(self._zip(split))
-        for name in sorted(archive.namelist()):
+        archive = open_zip(self._zip(split))
+        for member in sorted(archive.infolist(), key=lambda member: member.filename):
+            name = member.filename
             # Archives that a Mac has packed hold a second tree, of what only a Mac understands.
             if name.endswith(".png") and name.startswith(f"{PARTS[split]}/") and name.count("/") == 3:
                 _, alphabet, character, _ = name.split("/")
                 where = f"{self._zip(split)}:{name}"
-                yield f"{alphabet}/{character}", Picture(where, partial(_from_zip, archive, name, where))
-
-
-def _open(file: Path) -> ZipFile:
-    try:
-        return ZipFile(file)
-    except BadZipFile as error:
-        raise refusal(
-            str(file),
-            "a whole zip file",
-            str(error),
-            "delete it and get it again, with `metafunc data download`",
-        ) from error
+                check_member(member, where)
+                yield f"{alphabet}/{character}", Picture(where, partial(_from_zip, archive, member, where))
 
 
 def _from_file(file: Path) -> Pixels:
-    with file.open("rb") as stream:
-        return 255 - decode(stream, str(file), "L")
+    with open_image(file) as stream:
+        return 255 - decode(stream, str(file), "L", ("PNG",))
 
 
-def _from_zip(archive: ZipFile, name: str, where: str) -> Pixels:
-    with archive.open(name) as stream:
-        return 255 - decode(stream, where, "L")
+def _from_zip(archive: ZipFile, member: ZipInfo, where: str) -> Pixels:
+    return 255 - decode(BytesIO(read_member(archive, member, where)), where, "L", ("PNG",))

@@ -3,14 +3,18 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, final
-from zipfile import BadZipFile
 
 import numpy as np
+from numpy.lib.format import read_array_header_1_0, read_array_header_2_0, read_magic
 from numpy.typing import NDArray
 
-from metafunc.data.formats.form import Form, Picture
+from metafunc.data.formats.archive import open_zip, read_member
+from metafunc.data.formats.form import Form, Picture, Pixels
+from metafunc.data.formats.pixels import describe
 from metafunc.data.tasks import refusal
 
 TABLES = {"vinyals": ("train", "val", "test"), "lake": ("train", "test")}
@@ -60,30 +64,58 @@ class PackedOmniglot(Form):
         yield self.path
 
     def classes(self, split: str) -> dict[str, list[Picture]]:
-        images, names, numbers = self._arrays()
+        bits, (height, width), names, numbers = self._arrays()
         found: dict[str, list[Picture]] = {}
         for index in np.flatnonzero(numbers == self.splits.index(split)).tolist():
             where = f"{self.path} {names[index]} drawing"
             found[names[index]] = [
-                Picture(f"{where} {row}", partial(images[index].__getitem__, row))
-                for row in range(len(images[index]))
+                Picture(f"{where} {row}", partial(_unpacked, packed, height, width))
+                for row, packed in enumerate(bits[index])
             ]
         return found
 
-    def _arrays(self) -> tuple[NDArray[np.uint8], list[str], NDArray[Any]]:
-        """Images [classes, drawings, height, width, 1], and the name and the number of the split of each class."""
+    def _arrays(self) -> tuple[NDArray[np.uint8], tuple[int, int], list[str], NDArray[Any]]:
+        """Images, packed [classes, drawings, bytes], their height and width, and the name and the number of the split
+        of each class."""
         table = f"split_{self.table}"
-        wanted = f"bits, shape, names and {table}, of as many classes each"
+        raw = self._members("shape", "bits", "names", table)
         try:
-            # `allow_pickle` stays off: a pickle inside could run code.
-            with self.path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-                classes, drawings, height, width = file["shape"].tolist()
-                bits = file["bits"].reshape(classes, drawings, -1)
-                images = np.unpackbits(bits, axis=-1, count=height * width)
-                names = file["names"].reshape(classes).tolist()
-                numbers = file[table].reshape(classes)
-        except (KeyError, ValueError, TypeError, OSError, EOFError, BadZipFile) as error:
-            raise refusal(
-                str(self.path), f"an npz file with {wanted}", error, "get the file again"
-            ) from error
-        return images.reshape(classes, drawings, height, width, 1), names, numbers
+            sides = _array(raw["shape"], "iu").tolist()
+            bits = _array(raw["bits"], "u")
+            classes, drawings, height, width = sides
+            row = (height * width + 7) // 8
+            if min(sides) < 1 or bits.dtype != np.uint8 or bits.size != classes * drawings * row:
+                raise ValueError(f"bits {describe(bits)} with the shape {sides}")
+            names = _array(raw["names"], "U").reshape(classes).tolist()
+            numbers = _array(raw[table], "iu").reshape(classes)
+        # The head of an array is Python, whose parser has errors of its own.
+        except Exception as error:
+            raise self._refusal(str(error) or type(error).__name__) from error
+        return bits.reshape(classes, drawings, row), (height, width), names, numbers
+
+    def _members(self, *names: str) -> dict[str, bytes]:
+        with open_zip(self.path) as archive:
+            there = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            for name in names:
+                if name not in there:
+                    raise self._refusal(f"one without {name}")
+            return {name: read_member(archive, there[name], f"{self.path}:{name}") for name in names}
+
+    def _refusal(self, got: str) -> ValueError:
+        wanted = f"bits, shape, names and split_{self.table}, of as many classes each"
+        return refusal(str(self.path), f"an npz file with {wanted}", got, "get the file again")
+
+
+def _array(data: bytes, kinds: str) -> NDArray[Any]:
+    """An array of numbers or text in its file. `numpy.load` makes room for whatever the head of one asks for."""
+    stream = BytesIO(data)
+    version = read_magic(stream)
+    header = read_array_header_1_0 if version == (1, 0) else read_array_header_2_0
+    shape, by_columns, dtype = header(stream)
+    if dtype.kind not in kinds or prod(shape) * dtype.itemsize != len(data) - stream.tell():
+        raise ValueError(f"an array {dtype} {list(shape)} in {len(data)} bytes")
+    return np.ndarray(shape, dtype, data, stream.tell(), order="F" if by_columns else "C")
+
+
+def _unpacked(packed: NDArray[np.uint8], height: int, width: int) -> Pixels:
+    return np.unpackbits(packed, count=height * width).reshape(height, width, 1)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import ClassVar, final
 
 from metafunc.data.formats.form import SPLITS, Form, Picture
-from metafunc.data.formats.pixels import rows
-from metafunc.data.formats.unpickle import entry, load, text
+from metafunc.data.formats.pixels import check_rows, rows
+from metafunc.data.formats.unpickle import entries, entry, load, text
 from metafunc.data.tasks import refusal
 
 
@@ -44,8 +44,8 @@ class PhasePickles(Form):
     def classes(self, split: str) -> dict[str, list[Picture]]:
         file = self._pickles()[split]
         contents = load(file)
-        labels = [text(label) for label in entry(contents, "labels", file)]
-        return rows(entry(contents, "data", file), labels, str(file))
+        labels = [text(label, "labels", file) for label in entries(contents, "labels", file)]
+        return rows(check_rows(entry(contents, "data", file), str(file)), labels, str(file))
 
     def _names(self) -> dict[str, dict[str, Path]]:
         """The files of every data set in the folder, by its name."""

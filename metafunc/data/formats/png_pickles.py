@@ -4,14 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, cast, final
 
 import numpy as np
 
-from metafunc.data.formats.form import SPLITS, Form, Picture
+from metafunc.data.formats.form import SPLITS, Form, Picture, Pixels
 from metafunc.data.formats.pixels import describe, encoded
-from metafunc.data.formats.unpickle import entry, load, text
+from metafunc.data.formats.unpickle import entries, has, load, number, text
 from metafunc.data.tasks import refusal
+
+INTEGERS, TITLES = "label_specific", "label_specific_str"
 
 
 @final
@@ -46,9 +48,10 @@ class PngPickles(Form):
     def classes(self, split: str) -> dict[str, list[Picture]]:
         names = self._names(split)
         file = self._images(split)
-        images = load(file)
-        if not isinstance(images, list | tuple | np.ndarray):
-            raise refusal(str(file), "a list of PNG files", describe(images), "get the file again")
+        contents = load(file)
+        if not isinstance(contents, list | tuple):
+            raise refusal(str(file), "a list of PNG files", describe(contents), "get the file again")
+        images = cast(list[Any], contents)
         if len(images) != len(names):
             raise refusal(
                 str(file),
@@ -73,11 +76,10 @@ class PngPickles(Form):
         if not file.is_file():
             raise refusal(str(file), "the labels of the images beside them", "no such file", "get it too")
         contents = load(file)
-        labels = [int(label) for label in entry(contents, "label_specific", file)]
-        try:
-            titles = [text(title) for title in entry(contents, "label_specific_str", file)]
-        except ValueError:
+        labels = [number(label, INTEGERS, file) for label in entries(contents, INTEGERS, file)]
+        if not has(contents, TITLES):
             return [f"{split}/{label}" for label in labels]
+        titles = [text(title, TITLES, file) for title in entries(contents, TITLES, file)]
         if labels and not 0 <= min(labels) <= max(labels) < len(titles):
             raise refusal(
                 str(file),
@@ -88,8 +90,13 @@ class PngPickles(Form):
         return [titles[label] for label in labels]
 
 
-def _decode(image: Any, where: str) -> Any:
+def _decode(image: Any, where: str) -> Pixels:
     """OpenCV gives the bytes of a PNG file as an array; Python 2 had no bytes apart from text."""
-    if isinstance(image, np.ndarray):
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8:
         image = image.tobytes()
-    return encoded(image.encode("latin1") if isinstance(image, str) else image, where)
+    if isinstance(image, str):
+        # What is not Python 2's text is no PNG file either, and is refused as such.
+        image = image.encode("latin1", "replace")
+    if not isinstance(image, bytes):
+        raise refusal(where, "the bytes of a PNG file", describe(image), "get the file again")
+    return encoded(image, where)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from metafunc.data.formats import CsvFiles
+from metafunc.data.report import check
 from tests.data.formats import samples
 
 
@@ -99,3 +101,44 @@ def test_lists_without_images(tmp_path: Path) -> None:
     assert form is not None
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         list(form.faults())
+
+
+@pytest.mark.parametrize(
+    "raw", [b"filename,label\na.png," + b"n" * 200_000, b"\xff\xfe\x00a", b"filename,label\n\xff.png,n01\n"]
+)
+def test_a_list_that_is_no_text_is_named(raw: bytes, form: CsvFiles) -> None:
+    (form.path / "val.csv").write_bytes(raw)
+    text = f"{form.path}/val.csv: expected a list of images as text, in UTF-8, got "
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
+        form.classes("val")
+    assert check(form).problems["files that cannot be read"][0].startswith(text)
+
+
+def nothing(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("nothing")
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("make", [Path.unlink, nothing, a_folder])
+def test_an_image_that_is_listed_but_no_file_is_named_once(
+    make: Callable[[Path], object], form: CsvFiles
+) -> None:
+    make(form.path / "images" / "n0300000001.png")
+    assert check(form).problems == {
+        "csv rows without an image": (f"{form.path}/val.csv: n0300000001.png is not in {form.path}/images",)
+    }
+
+
+def test_a_name_may_not_lead_out_of_the_folder_of_images(form: CsvFiles) -> None:
+    samples.put(form.path / "secret.png", (form.path / "images" / "n0300000001.png").read_bytes())
+    edit(form.path / "val.csv", "n0300000001.png", "../secret.png")
+    kinds = check(form).problems
+    assert kinds["csv rows without an image"] == (
+        f"{form.path}/val.csv: ../secret.png is not in {form.path}/images",
+    )
+    assert len(form.classes("val")["n03"]) == samples.EACH - 1

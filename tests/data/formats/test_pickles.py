@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from metafunc.data.formats import CachePickles, Form, PhasePickles, PngPickles
 from tests.data.formats import samples
@@ -45,16 +47,74 @@ WRONG: dict[str, tuple[Callable[[Path], Form], str]] = {
     "floats": (
         lambda path: cache(path, image_data=IMAGES / 255, class_dict=ROWS),
         (
-            f"{CACHE}: expected images as an array, uint8 [n, height, width, channels], got float64 [4, 2, 2, 3]. "
+            f"{CACHE}: expected images as an array, uint8 [n, height, width, 1 or 3 channels], got float64 [4, 2, 2, 3]. "
             "Write the file anew with bytes, channels last."
         ),
     ),
     "a list": (
         lambda path: phase(path, data=[1, 2], labels=[0, 1]),
         (
-            f"{PHASE}: expected images as an array, uint8 [n, height, width, channels], got a list. "
+            f"{PHASE}: expected images as an array, uint8 [n, height, width, 1 or 3 channels], got a list. "
             "Write the file anew with bytes, channels last."
         ),
+    ),
+    "channels first": (
+        lambda path: phase(path, data=np.zeros((4, 3, 8, 8), np.uint8), labels=[0, 1, 2, 3]),
+        (
+            f"{PHASE}: expected images as an array, uint8 [n, height, width, 1 or 3 channels], got uint8 [4, 3, 8, 8]. "
+            "Write the file anew with bytes, channels last."
+        ),
+    ),
+    "a number for images": (
+        lambda path: cache(path, image_data=3, class_dict=ROWS),
+        (
+            f"{CACHE}: expected images as an array, uint8 [n, height, width, 1 or 3 channels], got a int. "
+            "Write the file anew with bytes, channels last."
+        ),
+    ),
+    "a number for classes": (
+        lambda path: cache(path, image_data=IMAGES, class_dict=3),
+        f"{CACHE}: expected class_dict as a dict, got a int. Get the file again.",
+    ),
+    "a number for rows": (
+        lambda path: cache(path, image_data=IMAGES, class_dict={"n01": 3}),
+        f"{CACHE}: expected the rows of n01 as a list, got a int. Get the file again.",
+    ),
+    "text for a row": (
+        lambda path: cache(path, image_data=IMAGES, class_dict={"n01": ["a"]}),
+        f"{CACHE}: expected the rows of n01 as whole numbers, got a str. Get the file again.",
+    ),
+    "a fraction for a row": (
+        lambda path: cache(path, image_data=IMAGES, class_dict={"n01": np.array([0.5])}),
+        f"{CACHE}: expected the rows of n01 as whole numbers, got a float. Get the file again.",
+    ),
+    "nothing for a class": (
+        lambda path: cache(path, image_data=IMAGES, class_dict={None: [0]}),
+        f"{CACHE}: expected the classes as text or as whole numbers, got a NoneType. Get the file again.",
+    ),
+    "a number for labels": (
+        lambda path: phase(path, data=IMAGES, labels=3),
+        f"{PHASE}: expected labels as a list, got a int. Get the file again.",
+    ),
+    "a table of labels": (
+        lambda path: phase(path, data=IMAGES, labels=np.zeros((4, 1), int)),
+        f"{PHASE}: expected labels as a list, got int64 [4, 1]. Get the file again.",
+    ),
+    "a list for a label": (
+        lambda path: phase(path, data=IMAGES, labels=[[0], 0, 0, 0]),
+        f"{PHASE}: expected labels as text or as whole numbers, got a list. Get the file again.",
+    ),
+    "text for an integer": (
+        lambda path: png(path, [b"a"], label_specific=["a"]),
+        f"{LABELS}: expected label_specific as whole numbers, got a str. Get the file again.",
+    ),
+    "a number for names": (
+        lambda path: png(path, [b"a"], label_specific=[0], label_specific_str=3),
+        f"{LABELS}: expected label_specific_str as a list, got a int. Get the file again.",
+    ),
+    "an array for a list of images": (
+        lambda path: png(path, np.zeros((1, 9), np.uint8), label_specific=[0]),
+        f"{PNG}: expected a list of PNG files, got uint8 [1, 9]. Get the file again.",
     ),
     "a row in two classes": (
         lambda path: cache(path, image_data=IMAGES, class_dict={"n01": [0, 1, 2], "n02": [2, 3]}),
@@ -148,6 +208,33 @@ def test_a_png_file_may_be_bytes_text_or_an_array(kind: Callable[[bytes], Any], 
     form = png(tmp_path, [kind(samples.png(image))], label_specific=[0])
     (picture,) = form.classes("train")["train/0"]
     assert np.array_equal(picture.decode(), image)
+
+
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [(3, "a int"), (np.zeros(9), r"float64 \[9\]"), ([b"a"], "a list"), (None, "a NoneType")],
+)
+def test_what_is_no_png_file_is_named_by_its_row(image: object, got: str, tmp_path: Path) -> None:
+    (picture,) = png(tmp_path, [image], label_specific=[0]).classes("train")["train/0"]
+    text = rf"train_images_png\.pkl row 0: expected the bytes of a PNG file, got {got}\."
+    with pytest.raises(ValueError, match=text):
+        picture.decode()
+
+
+def test_another_format_in_place_of_a_png_file(tmp_path: Path) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (3, 3)).save(buffer, "JPEG")
+    (picture,) = png(tmp_path, [buffer.getvalue()], label_specific=[0]).classes("train")["train/0"]
+    with pytest.raises(ValueError, match=r"row 0: expected an image that can be decoded, got no PNG file\."):
+        picture.decode()
+
+
+def test_labels_that_share_their_parts_without_end(tmp_path: Path) -> None:
+    label: list[Any] = ["ha"]
+    for _ in range(60):
+        label = [label, label]
+    with pytest.raises(ValueError, match="expected labels as text or as whole numbers, got a list"):
+        phase(tmp_path, data=IMAGES, labels=label * 2).classes("train")
 
 
 def test_a_broken_png_file_is_named_by_its_row(tmp_path: Path) -> None:

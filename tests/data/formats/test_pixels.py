@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import os
 import re
+import struct
 import sys
+import tracemalloc
+import warnings
+import zlib
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -67,6 +73,91 @@ def test_a_broken_image_is_named(cut: int) -> None:
     text = r"^a\.png: expected an image that can be decoded, got .+\. Get the file again; `metafunc data check` lists"
     with pytest.raises(ValueError, match=text):
         encoded(samples.png(IMAGE)[:cut], "a.png")
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "gif", "tif"])
+def test_a_program_in_place_of_an_image_is_not_run(
+    extension: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*_: object, **__: object) -> None:
+        pytest.fail("another program was started")
+
+    monkeypatch.setattr("subprocess.Popen", started)
+    monkeypatch.setattr("PIL.EpsImagePlugin.EpsImageFile.load", started)
+    file = tmp_path / f"a.{extension}"
+    file.write_bytes(POSTSCRIPT)
+    text = f"{file}: expected an image that can be decoded, got no JPEG or PNG or BMP or GIF or WEBP or TIFF file. "
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
+        photograph(file).decode()
+
+
+@pytest.mark.parametrize("extension", ["ppm", "ico", "tga", "pcx", "sgi"])
+def test_no_data_set_has_files_of_other_formats(extension: str, tmp_path: Path) -> None:
+    Image.fromarray(IMAGE).save(tmp_path / f"a.{extension}")
+    (tmp_path / f"a.{extension}").rename(tmp_path / "a.png")
+    with pytest.raises(
+        ValueError, match=r"a\.png: expected an image that can be decoded, got no JPEG or PNG"
+    ):
+        photograph(tmp_path / "a.png").decode()
+
+
+@pytest.mark.parametrize("extension", ["jpeg", "png", "bmp", "gif", "webp", "tiff"])
+def test_an_image_may_have_the_name_of_another_format(extension: str, tmp_path: Path) -> None:
+    Image.fromarray(IMAGE).save(tmp_path / f"a.{extension}")
+    (tmp_path / f"a.{extension}").rename(tmp_path / "b.jpg")
+    assert photograph(tmp_path / "b.jpg").decode().shape == IMAGE.shape
+
+
+def declared(width: int, height: int) -> bytes:
+    """A PNG file that says it has this size, with the checksum of its head put right."""
+    head = b"IHDR" + struct.pack(">II", width, height) + b"\x08\x02\x00\x00\x00"
+    raw = samples.png(IMAGE)
+    return raw[:12] + head + struct.pack(">I", zlib.crc32(head)) + raw[33:]
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(8192, 8193), (10_000, 10_000), (50_000, 50_000), (2**31 - 1, 1000)]
+)
+def test_an_image_that_says_it_is_huge(width: int, height: int) -> None:
+    tracemalloc.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ValueError, match=r"^a: expected an image that can be decoded, got .*pixels"):
+            encoded(declared(width, height), "a")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 24
+
+
+UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda file: None, "no such file"),
+    "a link to nothing": (lambda file: file.symlink_to("nothing"), "a link to something that is not there"),
+    "a link to itself": (lambda file: file.symlink_to(file), "a link to something that is not there"),
+    "a folder": (lambda file: file.mkdir(), "something that is no file"),
+    "a pipe": (os.mkfifo, "something that is no file"),
+    "a device": (lambda file: file.symlink_to("/dev/zero"), "something that is no file"),
+}
+
+
+@pytest.mark.parametrize(("make", "got"), UNREADABLE.values(), ids=UNREADABLE)
+def test_what_is_no_file_is_named(make: Callable[[Path], object], got: str, tmp_path: Path) -> None:
+    make(tmp_path / "a.png")
+    text = f"{tmp_path}/a.png: expected an image file, got {got}. Get the file again, or leave it out."
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        photograph(tmp_path / "a.png").decode()
+
+
+def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.png").write_bytes(samples.png(IMAGE))
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match=r"a\.png: expected an image file, got Permission denied\."):
+        photograph(tmp_path / "a.png").decode()
 
 
 @pytest.mark.parametrize(("module", "package"), [("PIL.Image", "pillow"), ("h5py", "h5py")])

@@ -46,19 +46,38 @@ HONEST = {
     "big-endian": np.arange(3, dtype=">i8"),
     "empty": np.zeros((0, 3), np.uint8),
     "no axis": np.array(5),
-    "text": np.array(["a", "bc"]),
-    "bytes as text": np.array([b"a", b"bc"]),
-    "objects": np.array([b"png", "name", [1]], object),
+    "every dtype": [np.arange(2).astype(code) for code in "?bhilBHILefd"],
+    "many axes": np.zeros((1,) * 32, np.uint8),
     "scalars": [np.int64(3), np.float32(0.5), np.bool_(True)],
-    "containers": OrderedDict(a=(1, 2.5, None, True), b={"c": [b"\x00\xff", bytearray(b"x")]}, d={1, 2}),
+    "one array twice": [np.arange(3, dtype=np.uint8)] * 2,
+    "containers": {
+        "a": (1, 2.5, None, True),
+        "b": {"c": [b"\x00\xff", b"", ()]},
+        b"d": [[], {}, ((1,), 2, 3, 4)],
+    },
+    "numbers": [0, -1, 255, 256, 65_536, -(2**31), 2**31, 2**63, -(2**200), 1e300, float("inf"), False],
+    "strings": ["", "a" * 255, "b" * 256, "\x00\n\\'\"\xe9\u20ac\U0001f600", b"\x00\n" * 200],
 }
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("contents", HONEST.values(), ids=HONEST)
 def test_arrays_and_containers_are_read(contents: Any, protocol: int, tmp_path: Path) -> None:
-    data = pickle.dumps(contents, protocol)
-    assert same(load(written(tmp_path, data)), pickle.loads(data))
+    found = load(written(tmp_path, pickle.dumps(contents, protocol)))
+    assert same(found, contents)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_items_of_a_dict_may_have_an_order(protocol: int, tmp_path: Path) -> None:
+    contents = OrderedDict(b=1, a=OrderedDict(d=2, c=3))
+    found = load(written(tmp_path, pickle.dumps(contents, protocol)))
+    assert found == {"b": 1, "a": {"d": 2, "c": 3}}
+    assert [*found, *found["a"]] == ["b", "a", "d", "c"]
+
+
+def test_python_2_wrote_an_ordered_dict_as_pairs(tmp_path: Path) -> None:
+    data = b"\x80\x02ccollections\nOrderedDict\nq\x01]q\x02(]q\x03(U\x01bK\x01e]q\x04(U\x01aK\x02ee\x85q\x05Rq\x06."
+    assert list(load(written(tmp_path, data)).items()) == [("b", 1), ("a", 2)]
 
 
 @pytest.mark.parametrize("protocol", [0, 2])
@@ -80,6 +99,19 @@ def test_python_2_wrote_text_and_bytes_alike(tmp_path: Path) -> None:
     found = load(written(tmp_path, data))
     assert same(found, {"data": np.array([1, 255], np.uint8), "png": "\x89P"})
     assert found["png"].encode("latin1") == b"\x89P"
+
+
+def test_python_2_wrote_in_text(tmp_path: Path) -> None:
+    # What it writes for {'data': np.array([[1, 255]], '<i2'), 'n': [3L, True, 0.5, None], u'\xe9': 'a\n'}, protocol 0.
+    data = (
+        b"(dp0\nS'data'\np1\ncnumpy.core.multiarray\n_reconstruct\np2\n(cnumpy\nndarray\np3\n(I0\ntp4\nS'b'\np5\n"
+        b"tp6\nRp7\n(I1\n(I1\nI2\ntp8\ncnumpy\ndtype\np9\n(S'i2'\np10\nI0\nI1\ntp11\nRp12\n(I3\nS'<'\np13\nNNNI-1\n"
+        b"I-1\nI0\ntp14\nbI00\nS'\\x01\\x00\\xff\\x00'\np15\ntp16\nbsS'n'\np17\n(lp18\nL3L\naI01\naF0.5\naNasV\xe9\n"
+        b"p19\nS'a\\n'\np20\ns."
+    )
+    found = load(written(tmp_path, data))
+    expected = {"data": np.array([[1, 255]], np.int16), "n": [3, True, 0.5, None], "\xe9": "a\n"}
+    assert same(found, expected)
 
 
 LEAVES = st.one_of(
@@ -151,7 +183,7 @@ def hostile(canary: Path) -> dict[str, tuple[bytes, str]]:
             pickle.dumps({"image_data": np.zeros(3), "class_dict": {"n01": [system]}}),
             "posix.system",
         ),
-        "in an array of objects": (pickle.dumps(np.array([system, 1], object)), "posix.system"),
+        "in an array of objects": (pickle.dumps(np.array([system, 1], object)), "the dtype 'O8'"),
         "after an honest entry": (pickle.dumps([1, 2, {"a": (b"x", system)}], 2), "posix.system"),
         "getattr": (pickle.dumps(Calls(getattr, 1, "real")), "builtins.getattr"),
         "import": (pickle.dumps(Calls(__import__, "os")), "builtins.__import__"),
@@ -173,17 +205,25 @@ def hostile(canary: Path) -> dict[str, tuple[bytes, str]]:
             "copyreg._reconstructor",
         ),
         "copy_reg of Python 2": (b"ccopy_reg\nadd_extension\n(V1\ntR.", "copy_reg.add_extension"),
-        "INST": (f"(V{command}\nios\nsystem\n.".encode(), "os.system"),
+        "INST": (f"(V{command}\nios\nsystem\n.".encode(), "the operation INST"),
         "a class to be given a state": (pickle.dumps(Opens(os.system, command)), "posix.system"),
         "a call of ndarray": (b"cnumpy\nndarray\n((I1\ntVO\ntR.", "a call of numpy.ndarray"),
-        "a new ndarray": (b"\x80\x02cnumpy\nndarray\n(K\x01t\x81.", "a call of numpy.ndarray"),
+        "a new ndarray": (b"\x80\x02cnumpy\nndarray\n(K\x01t\x81.", "the operation NEWOBJ"),
         "a codec": (b"c_codecs\nencode\n(Vx\nVrot13\ntR.", "the codec 'rot13'"),
         "a dtype with fields": (b"cnumpy\ndtype\n(VV8\ntR.", "the dtype 'V8'"),
         "a scalar of objects": (
             b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(VO8\ntRVx\ntR.",
-            "a numpy scalar that holds objects",
+            "the dtype 'O8'",
         ),
-        "an outside object": (b"Vhttp://somewhere\nQ.", "the outside object 'http://somewhere'"),
+        "an array of objects": (pickle.dumps(np.array([b"png", [1]], object)), "the dtype 'O8'"),
+        "an array of text": (pickle.dumps(np.array(["a", "bc"])), "the dtype 'U2'"),
+        "an array of dates": (pickle.dumps(np.array(["2020"], "M8[Y]")), "the dtype 'M8'"),
+        "an array of fields": (pickle.dumps(np.zeros(2, "i8,O")), "the dtype 'V16'"),
+        "a matrix": (pickle.dumps(np.array([[1]]).view(np.matrix)), "numpy.matrix"),
+        "a set": (pickle.dumps({1, 2}), "the operation EMPTY_SET"),
+        "an outside object": (b"Vhttp://somewhere\nQ.", "the operation BINPERSID"),
+        "an extension": (b"\x80\x02\x82\x01.", "the operation EXT1"),
+        "a buffer from outside": (b"\x80\x05\x97.", "the operation NEXT_BUFFER"),
     }
 
 
