@@ -181,7 +181,7 @@ train(Slow(), tasks(), steps=steps, batch=3, folder=folder, log_every=2, save_se
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_run_goes_on_to_the_same_end(tmp_path: Path) -> None:
     """SIGKILL at a random place of the loop; what was written after the last checkpoint is dropped."""
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "killed")]
