@@ -1,16 +1,19 @@
-"""One-line mutations of the source, each of which the suite must catch: ``python tests/mutations.py [filter]``.
+"""One-line mutations of the source, each of which the suite must catch: ``python tests/mutations.py [word ...]``.
 
 Every mutation is made in a copy of the tree, and the tests named beside it are run there until the first failure. A
-mutation that survives is a hole in the tests.
+mutation that survives is a hole in the tests. They are numbered, and ``--first 57`` goes on at one of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +25,6 @@ DIFFERENCE, DIFFERENCED = (
 )
 BATCH, LINEAR, ROOTS = "tests/test_hessian_batch.py", "tests/linear/", "tests/interop/test_torchopt.py"
 MATRIX, ERRORS, META = "tests/test_composition.py", "tests/test_errors.py", "tests/test_metagrad.py"
-
-
 FUNCTIONAL, OPTIMIZER = "tests/test_functional.py", "tests/test_meta_optimizer.py"
 CHAIN = "tests/test_imperative.py"
 EPISODES = "tests/data/test_episodes.py"
@@ -168,7 +169,7 @@ MUTATIONS = [
     Mutation("training/record.py", "purge_step=last + 1", "purge_step=None", TRAIN),
     Mutation("training/validation.py", "new > old if self.higher_is_better else new < old", "new > old", TRAIN),
     Mutation("training/evaluate.py", "1.96 * spread / sqrt(len(values))", "1.96 * spread / len(values)", TRAIN),
-    Mutation("training/evaluate.py", "min(batch, count - start)", "batch", TRAIN),
+    Mutation("training/evaluate.py", "min(len(found) * batch, count)", "len(found) * batch", TRAIN),
     Mutation("training/interrupt.py", "self.asked = True\n        self._restore()", "self.asked = True", TRAIN),
     Mutation("training/checkpoint.py", "weights_only=True", "weights_only=False", TRAIN),
     Mutation("training/pictures.py", "_GOOD if good else _BAD for good", "_BAD if good else _GOOD for good", PICTURES),
@@ -241,9 +242,7 @@ def caught(mutation: Mutation) -> bool:
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / name, copy)
-        file = copy / "metafunc" / mutation.file
-        source = file.read_text()
-        file.write_text(source.replace(mutation.line, mutation.becomes))
+        (copy / "metafunc" / mutation.file).write_text(mutated(mutation), encoding="utf-8")
         tests, *chosen = mutation.tests.split(" -k ")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
         command += [f"-k={chosen[0]}"] if chosen else []
@@ -260,25 +259,57 @@ def caught(mutation: Mutation) -> bool:
         return result.returncode == 1
 
 
+def misfits(mutation: Mutation) -> Iterator[str]:
+    """Why the mutation is not one of the source and the tests as they are."""
+    file, (tests, _, words) = ROOT / "metafunc" / mutation.file, mutation.tests.partition(" -k ")
+    if not file.is_file():
+        yield "there is no such file"
+    elif (found := file.read_text(encoding="utf-8").count(mutation.line)) != 1:
+        yield f"the file has the line {found} times"
+    elif mutation.line == mutation.becomes:
+        yield "it changes nothing"
+    else:
+        try:
+            compile(mutated(mutation), mutation.file, "exec")
+        except SyntaxError as error:
+            yield f"it does not compile: {error}"
+    if not (ROOT / tests).exists():
+        yield f"there is no {tests}"
+    elif words and not any(words in name for name in _names(ROOT / tests)):
+        yield f"no test of {tests} has {words!r} in its name"
+
+
+def mutated(mutation: Mutation) -> str:
+    """The source of the file with the mutation."""
+    source = (ROOT / "metafunc" / mutation.file).read_text(encoding="utf-8")
+    return source.replace(mutation.line, mutation.becomes)
+
+
+def _names(tests: Path) -> list[str]:
+    files = tests.rglob("test_*.py") if tests.is_dir() else [tests]
+    return re.findall(r"def (test_\w+)", "".join(file.read_text(encoding="utf-8") for file in files))
+
+
 def main() -> int:
-    chosen = [m for m in MUTATIONS if all(word in f"{m.file} {m.line}" for word in sys.argv[1:])]
-    gone = [m for m in chosen if m.line not in (ROOT / "metafunc" / m.file).read_text()]
-    if gone:
-        raise SystemExit(
-            "\n".join(f"{m.file} has no line {m.line!r}: bring the list up to date" for m in gone)
-        )
-    survivors = []
-    for mutation in chosen:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="run the mutations with all of these in their file and line")
+    parser.add_argument("--first", type=int, default=1, help="leave out those before this number")
+    options = parser.parse_args()
+    complaints = [f"{m.file} | {m.line!r}: {why}" for m in MUTATIONS for why in misfits(m)]
+    if complaints:
+        raise SystemExit("\n".join(["bring the list up to date:", *complaints]))
+    chosen = [
+        (number, m)
+        for number, m in enumerate(MUTATIONS, 1)
+        if number >= options.first and all(word in f"{m.file} {m.line}" for word in options.words)
+    ]
+    survivors = 0
+    for number, mutation in chosen:
         found = caught(mutation)
-        survivors += [] if found else [mutation]
-        print(
-            "caught  " if found else "SURVIVED",
-            mutation.file,
-            "|",
-            mutation.line.splitlines()[-1].strip(),
-            flush=True,
-        )
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutations caught")
+        survivors += not found
+        line = mutation.line.splitlines()[-1].strip()
+        print(f"{number:3} {'caught  ' if found else 'SURVIVED'} {mutation.file} | {line}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutations caught")
     return 1 if survivors else 0
 
 
