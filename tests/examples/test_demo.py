@@ -28,7 +28,7 @@ ESTIMATORS = (
     "Implicit(solver=CG(max_steps=5)) *",
     "FiniteDifference() *",
 )
-SMALL = ("--eval-tasks", "20", "--width", "4", "--tasks", "2", "--inner-steps", "2")
+SMALL = ("--eval-tasks", "10", "--width", "4", "--tasks", "2", "--inner-steps", "2")
 
 
 def is_whole(folder: Path, text: str) -> bool:
@@ -37,16 +37,6 @@ def is_whole(folder: Path, text: str) -> bool:
         any(re.match(re.escape(name) + r"  +[\d.e+-]+ ", line) for line in lines) for name in ESTIMATORS
     )
     return table and (folder / "demo.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_short_run_measures_compares_and_draws(tmp_path: Path) -> None:
-    found = []
-    for folder in (tmp_path / "one", tmp_path / "two"):
-        text = program.run("demo.py", tmp_path, *SMALL, "--steps", 2, "--output", folder)
-        assert is_whole(folder, text), text
-        found.append(re.findall(r"(before|after) meta-training +([\d.]+)% ± ([\d.]+)%", text))
-    assert [when for when, *_ in found[0]] == ["before", "after"]
-    assert found[0] == found[1], "equal steps and seed on a CPU, but other accuracies"
 
 
 class Watched(io.StringIO):
@@ -60,23 +50,30 @@ class Watched(io.StringIO):
         return super().write(text)
 
 
-def test_ctrl_c_ends_with_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step, taken = torch.optim.Adam.step, []
+def test_a_run_and_one_that_ctrl_c_makes_as_short_end_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal steps and seed on a CPU, so equal accuracies; and both measure, compare and draw."""
+    whole = program.run("demo.py", tmp_path, *SMALL, "--steps", 1, "--output", tmp_path / "whole")
+    assert is_whole(tmp_path / "whole", whole), whole
+    step = torch.optim.Adam.step
 
     def interrupted(adam: torch.optim.Adam) -> None:
         step(adam)
-        taken.append(adam)
-        if len(taken) == 2:
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
-    options = (*SMALL, "--seconds", 1e6, "--output", tmp_path)
-    done = program.start("demo.py", tmp_path, *options, out=(watched := Watched()))
-    assert done.status == 0, done.errors
-    assert "Ctrl-C: ending after 2 steps" in done.out
-    assert "after meta-training" in done.out
-    assert is_whole(tmp_path, done.out), done.out
+    options = (*SMALL, "--steps", 1_000_000, "--output", tmp_path / "cut")
+    cut = program.start("demo.py", tmp_path, *options, out=(watched := Watched()))
+    assert cut.status == 0, cut.errors
+    assert "Ctrl-C: ending after 1 steps" in cut.out
+    assert is_whole(tmp_path / "cut", cut.out), cut.out
     assert watched.then == signal.SIG_DFL, "the second one would not quit at once"
+    found = [
+        re.findall(r"(before|after) meta-training +([\d.]+)% ± ([\d.]+)%", text) for text in (whole, cut.out)
+    ]
+    assert [when for when, *_ in found[0]] == ["before", "after"]
+    assert found[0] == found[1]
 
 
 @pytest.mark.exhaustive
