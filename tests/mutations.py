@@ -135,7 +135,7 @@ MUTATIONS = [
     Mutation("rule.py", "if torch.compiler.is_compiling():", "if False:", f"{MATRIX} -k torch_compile"),
     Mutation("rule.py", "return bar if rule.exact else", "return bar if True else", f"{MATRIX} -k hessian_on_the_convex"),
     Mutation("captured.py", "if stand_in is not None:", "if False:", "tests/bayes/test_elbo.py -k captured"),
-    Mutation("dependence.py", "if miss and feed:", "if False:", ERRORS),
+    Mutation("dependence.py", "if miss and feed)", "if False)", ERRORS),
     Mutation("inner.py", "if not isinstance(value, Tensor) or value.ndim != 0:", "if False:", ERRORS),
     Mutation("inner.py", "return self.inner.batchable", "return True", "tests/test_inner.py"),
     Mutation("metagrad.py", "lambda x: None if x is None else x / count, total", "lambda x: x, total", META),
