@@ -11,18 +11,23 @@ READY  := $(VENV)/.ready
 PINS   := .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test exhaustive check clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  ARGS="..." is passed on by demo and test, for example: make test ARGS="-k binomial"'
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  ARGS="..." is passed on by demo, test and exhaustive, for example: make test ARGS="-k binomial"'
 
 demo: $(READY) ## run examples/demo.py
 	@$(BIN)/python examples/demo.py $(ARGS)
 
 # One thread for each worker: the workers already fill the machine.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
 test: $(READY) ## run the tests, one worker for each processor
-	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	@$(PYTEST) $(ARGS)
+
+exhaustive: $(READY) ## run what test leaves out: more cases of the same, and long runs
+	@$(PYTEST) -m exhaustive $(ARGS)
 
 check: $(READY) ## lint, formatting and types
 	@$(BIN)/ruff check

@@ -193,7 +193,7 @@ def draw_episode(figure: Any, support: Any, query: Any, answers: Tensor) -> None
     axes, letters, shown = figure.add_axes((0.05, 0.01, 0.93, 0.85)), min(8, int(query[1].max()) + 1), 5
 
     def tile(image: Tensor, x: float, y: float, size: float, colour: str) -> None:
-        axes.imshow(1 - image[0].cpu(), cmap="gray", vmin=-0.2, extent=(x, x + size, y + size, y))
+        axes.imshow(1 - image[0].cpu().numpy(), cmap="gray", vmin=-0.2, extent=(x, x + size, y + size, y))
         axes.add_patch(Rectangle((x, y), size, size, fill=False, edgecolor=colour, linewidth=2.5 * size**0.5))
 
     for letter in range(letters):

@@ -1,16 +1,19 @@
-"""One-line mutations of the source, each of which the suite must catch: ``python tests/mutations.py [filter]``.
+"""One-line mutations of the source, each of which the suite must catch: ``python tests/mutations.py [word ...]``.
 
 Every mutation is made in a copy of the tree, and the tests named beside it are run there until the first failure. A
-mutation that survives is a hole in the tests.
+mutation that survives is a hole in the tests. They are numbered, and ``--first 57`` goes on at one of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +25,6 @@ DIFFERENCE, DIFFERENCED = (
 )
 BATCH, LINEAR, ROOTS = "tests/test_hessian_batch.py", "tests/linear/", "tests/interop/test_torchopt.py"
 MATRIX, ERRORS, META = "tests/test_composition.py", "tests/test_errors.py", "tests/test_metagrad.py"
-
-
 FUNCTIONAL, OPTIMIZER = "tests/test_functional.py", "tests/test_meta_optimizer.py"
 CHAIN = "tests/test_imperative.py"
 EPISODES = "tests/data/test_episodes.py"
@@ -45,10 +46,10 @@ MUTATIONS = [
     Mutation("solvers/gradient_descent.py", "if nesterov else velocity", "if nesterov else slope", PATH),
     Mutation("estimators/explicit.py", "bar = more if bar is None else tree.merge(more, bar)", "bar = more", PATH),
     Mutation("estimators/explicit.py", "v = tree.merge(v, tree.index(v_stored, i))", "pass", f"{MATRIX} -k hessian_on_the_convex"),
-    Mutation("estimators/explicit.py", "for state in reversed(states):", "for state in states:", PATH),
-    Mutation("estimators/truncated.py", "for i in reversed(range(self.depth)):", "for i in reversed(range(1, self.depth)):", PATH),
+    Mutation("estimators/explicit.py", "zip(reversed(steps), reversed(states), strict=True)", "zip(steps, states, strict=True)", PATH),
+    Mutation("estimators/truncated.py", "in reversed(list(enumerate(self._steps()))):", "in reversed(list(enumerate(self._steps()))[1:]):", PATH),
     Mutation("estimators/truncated.py", "return self.depth == self.path.inner.steps", "return True", f"{MATRIX} -k hessian_on_the_convex"),
-    Mutation("estimators/binomial.py", "here = slice(self.order - l, self.window - l + 1)", "here = slice(self.order - l + 1, self.window - l + 2)", PATH),
+    Mutation("estimators/binomial.py", "here = range(self.order - l, self.window - l + 1)", "here = range(self.order - l + 1, self.window - l + 2)", PATH),
     Mutation("estimators/binomial.py", "return terms.flip(0).cumsum(0).flip(0)", "return terms.cumsum(0)", PATH),
     Mutation("estimators/binomial.py", "if l == self.order else tree.index(more, -1)", "if l == self.order else tree.index(more, 0)", PATH),
     Mutation("estimators/binomial.py", "tangent if l == 1 else still", "tangent", f"{MATRIX} -k test_jvp"),
@@ -136,21 +137,22 @@ MUTATIONS = [
     Mutation("rule.py", "return bar.sum(0) if dim is None", "return bar.mean(0) if dim is None", f"{MATRIX} -k mean_over_vmap"),
     Mutation("rule.py", "if torch.compiler.is_compiling():", "if False:", f"{MATRIX} -k torch_compile"),
     Mutation("rule.py", "return bar if rule.exact else", "return bar if True else", f"{MATRIX} -k hessian_on_the_convex"),
-    Mutation("dependence.py", "if miss and feed:", "if False:", ERRORS),
-    Mutation("dependence.py", "if is_differentiated(value):", "if False:", ERRORS),
+    Mutation("captured.py", "if stand_in is not None:", "if False:", "tests/bayes/test_elbo.py -k captured"),
+    Mutation("dependence.py", "if miss and feed)", "if False)", ERRORS),
     Mutation("inner.py", "if not isinstance(value, Tensor) or value.ndim != 0:", "if False:", ERRORS),
     Mutation("inner.py", "return self.inner.batchable", "return True", "tests/test_inner.py"),
     Mutation("metagrad.py", "lambda x: None if x is None else x / count, total", "lambda x: x, total", META),
     Mutation("metagrad.py", "grad = tree.merge(direct, through) if with_theta else through", "grad = through", META),
     Mutation("metagrad.py", "aux = tree.map(_alive, box[0])", "aux = box[0]", META),
-    Mutation("functional.py", "norm.track_running_stats = False", "pass", FUNCTIONAL),
-    Mutation("functional.py", "norm.training = False", "pass", FUNCTIONAL),
+    Mutation("norms.py", "norm.track_running_stats = False", "pass", FUNCTIONAL),
+    Mutation("norms.py", "norm.training = False", "pass", FUNCTIONAL),
     Mutation("functional.py", "return self({**theta, **phi}, batch, key)", "return self({**phi, **theta}, batch, key)", FUNCTIONAL),
     Mutation("functional.py", "if written:", "if False:", FUNCTIONAL),
     Mutation("randomness.py", "numbers >= p, x / (1 - p)", "numbers >= p, x", FUNCTIONAL),
-    Mutation("randomness.py", "_hash(_hash(key & _MASK) + draw & _MASK)", "_hash(draw + 0 * key & _MASK)", FUNCTIONAL),
+    Mutation("philox.py", "_halves(key.to(like.device))", "_halves(0 * key.to(like.device))", FUNCTIONAL),
+    Mutation("philox.py", "zero + draw, zero + _NUMBERS", "zero, zero + _NUMBERS", FUNCTIONAL),
     Mutation("randomness.py", "self._draws += 1", "pass", FUNCTIONAL),
-    Mutation("step_keys.py", "key + 40503 * count", "key + 0 * count", FUNCTIONAL),
+    Mutation("step_keys.py", "fold_in(key, count.detach())", "fold_in(key, 0 * count.detach())", FUNCTIONAL),
     Mutation("norms.py", "self.found.append((x.mean(axes), x.var(axes)))", "self.found.append((x.mean(axes), x.var(axes, unbiased=False)))", OPTIMIZER),
     Mutation("meta_optimizer.py", "slope if parameter.grad is None else parameter.grad + slope", "slope", OPTIMIZER),
     Mutation("meta_optimizer.py", "self._seed * 1_000_003 + self.steps", "self._seed * 1_000_003", OPTIMIZER),
@@ -171,7 +173,7 @@ MUTATIONS = [
     Mutation("training/record.py", "purge_step=last + 1", "purge_step=None", TRAIN),
     Mutation("training/validation.py", "new > old if self.higher_is_better else new < old", "new > old", TRAIN),
     Mutation("training/evaluate.py", "1.96 * spread / sqrt(len(values))", "1.96 * spread / len(values)", TRAIN),
-    Mutation("training/evaluate.py", "min(batch, count - start)", "batch", TRAIN),
+    Mutation("training/evaluate.py", "min(len(found) * batch, count)", "len(found) * batch", TRAIN),
     Mutation("training/interrupt.py", "self.asked = True\n        self._restore()", "self.asked = True", TRAIN),
     Mutation("training/checkpoint.py", "weights_only=True", "weights_only=False", TRAIN),
     Mutation("training/pictures.py", "_GOOD if good else _BAD for good", "_BAD if good else _GOOD for good", PICTURES),
@@ -266,9 +268,7 @@ def caught(mutation: Mutation) -> bool:
             shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / name, copy)
-        file = copy / "metafunc" / mutation.file
-        source = file.read_text()
-        file.write_text(source.replace(mutation.line, mutation.becomes))
+        (copy / "metafunc" / mutation.file).write_text(mutated(mutation), encoding="utf-8")
         tests, *chosen = mutation.tests.split(" -k ")
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
         command += [f"-k={chosen[0]}"] if chosen else []
@@ -285,25 +285,57 @@ def caught(mutation: Mutation) -> bool:
         return result.returncode == 1
 
 
+def misfits(mutation: Mutation) -> Iterator[str]:
+    """Why the mutation is not one of the source and the tests as they are."""
+    file, (tests, _, words) = ROOT / "metafunc" / mutation.file, mutation.tests.partition(" -k ")
+    if not file.is_file():
+        yield "there is no such file"
+    elif (found := file.read_text(encoding="utf-8").count(mutation.line)) != 1:
+        yield f"the file has the line {found} times"
+    elif mutation.line == mutation.becomes:
+        yield "it changes nothing"
+    else:
+        try:
+            compile(mutated(mutation), mutation.file, "exec")
+        except SyntaxError as error:
+            yield f"it does not compile: {error}"
+    if not (ROOT / tests).exists():
+        yield f"there is no {tests}"
+    elif words and not any(words in name for name in _names(ROOT / tests)):
+        yield f"no test of {tests} has {words!r} in its name"
+
+
+def mutated(mutation: Mutation) -> str:
+    """The source of the file with the mutation."""
+    source = (ROOT / "metafunc" / mutation.file).read_text(encoding="utf-8")
+    return source.replace(mutation.line, mutation.becomes)
+
+
+def _names(tests: Path) -> list[str]:
+    files = tests.rglob("test_*.py") if tests.is_dir() else [tests]
+    return re.findall(r"def (test_\w+)", "".join(file.read_text(encoding="utf-8") for file in files))
+
+
 def main() -> int:
-    chosen = [m for m in MUTATIONS if all(word in f"{m.file} {m.line}" for word in sys.argv[1:])]
-    gone = [m for m in chosen if m.line not in (ROOT / "metafunc" / m.file).read_text()]
-    if gone:
-        raise SystemExit(
-            "\n".join(f"{m.file} has no line {m.line!r}: bring the list up to date" for m in gone)
-        )
-    survivors = []
-    for mutation in chosen:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*", help="run the mutations with all of these in their file and line")
+    parser.add_argument("--first", type=int, default=1, help="leave out those before this number")
+    options = parser.parse_args()
+    complaints = [f"{m.file} | {m.line!r}: {why}" for m in MUTATIONS for why in misfits(m)]
+    if complaints:
+        raise SystemExit("\n".join(["bring the list up to date:", *complaints]))
+    chosen = [
+        (number, m)
+        for number, m in enumerate(MUTATIONS, 1)
+        if number >= options.first and all(word in f"{m.file} {m.line}" for word in options.words)
+    ]
+    survivors = 0
+    for number, mutation in chosen:
         found = caught(mutation)
-        survivors += [] if found else [mutation]
-        print(
-            "caught  " if found else "SURVIVED",
-            mutation.file,
-            "|",
-            mutation.line.splitlines()[-1].strip(),
-            flush=True,
-        )
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutations caught")
+        survivors += not found
+        line = mutation.line.splitlines()[-1].strip()
+        print(f"{number:3} {'caught  ' if found else 'SURVIVED'} {mutation.file} | {line}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutations caught")
     return 1 if survivors else 0
 
 

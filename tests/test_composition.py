@@ -376,7 +376,7 @@ def test_torch_compile(name: str, order: str) -> None:
         cell.check(compiled, cell.expected if order == "vmap(grad)" else cell.expected.mean(0))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore")  # those of torch's own compiler
 def test_torch_compile_with_inductor() -> None:
     cell = Cell("mlp", "explicit")

@@ -16,7 +16,7 @@ from metafunc import tree
 from tests.dense import logistic
 from tests.tasks import logistic_loss, tensors
 
-STEPS, SOLVED = 4, 250
+STEPS, SOLVED = 4, 200
 Objective = Callable[[Any, Any, Any], Tensor]  # (phi, theta, batch)
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -108,11 +108,16 @@ def test_a_wrong_command_ends_with_2(arguments: list[str], capsys: pytest.Captur
     assert capsys.readouterr().err.startswith("usage: metafunc")
 
 
-def test_python_runs_the_package(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "metafunc", "data", "check", str(tmp_path / "missing")]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
+def test_python_runs_the_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As ``python -m metafunc`` does."""
+    monkeypatch.setattr(sys, "argv", ["metafunc", "data", "check", str(tmp_path / "missing")])
+    monkeypatch.delitem(sys.modules, "metafunc.__main__")
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("metafunc", run_name="__main__", alter_sys=True)
+    assert caught.value.code == 2
     assert (
-        done.stderr
+        capsys.readouterr().err
         == f"{tmp_path}/missing: expected a folder or file of data, got nothing there. Check the path.\n"
     )

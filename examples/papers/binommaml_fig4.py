@@ -90,9 +90,9 @@ def measure(options: Options) -> list[Row]:
 
 
 def main(options: Options) -> None:
-    torch.set_num_threads(options.threads)
     if options.quick:
         options = replace(options, queries=1, repeats=1, threads=1)
+    torch.set_num_threads(options.threads)
     rows = measure(options)
     print_table(f"Cost of a meta-gradient, {options.threads} threads", rows)
     out = options.out / "binommaml_fig4"

@@ -61,7 +61,7 @@ class Server:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(download, "PAUSE", 0.001)
-    monkeypatch.setattr(download, "TIMEOUT", 5.0)
+    monkeypatch.setattr(download, "TIMEOUT", 300.0)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -39,7 +39,7 @@ def slope(xs: Any, ys: Any) -> float:
 )
 def test_the_bias_has_the_order_of_the_stencil(scheme: Any, order: int, nus: tuple[float, ...]) -> None:
     """fo-b-maml (12), and the higher orders of its Table 1."""
-    task = logistic(prox=0.8, steps=150)
+    task = logistic(prox=0.8, steps=100)
     errors = [error(mf.FiniteDifference(nu, scheme, order), task) for nu in nus]
     assert errors[0] > 1e-5
     assert abs(slope(nus, errors) - order) < 0.15

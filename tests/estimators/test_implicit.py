@@ -13,7 +13,7 @@ import metafunc as mf
 from tests.dense import logistic
 from tests.tasks import close, logistic_loss, options, tensors
 
-EXACT = [mf.CG(max_steps=12, rtol=0.0), mf.Direct(), mf.Neumann(max_steps=150, scale=0.3)]
+EXACT = [mf.CG(max_steps=12, rtol=0.0), mf.Direct(), mf.Neumann(max_steps=50, scale=0.5)]
 
 
 def adapt_for(task: Any, solver: Any, curvature: mf.Exact | mf.CentralDifference | None = None) -> Any:

@@ -26,7 +26,7 @@ SOLVERS = {
 
 
 def batch() -> tuple[Any, Tensor, Any, Any]:
-    tasks = [logistic(seed, prox=0.8, steps=150) for seed in range(3)]
+    tasks = [logistic(seed, prox=0.8, steps=80) for seed in range(3)]
     for task in tasks:
         task.theta = tasks[0].theta
     parts = [tensors(t) for t in tasks]

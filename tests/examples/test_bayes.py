@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.examples import program
+
 for package in ("tyro", "matplotlib", "torchmetrics", "rich"):
     pytest.importorskip(package)
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(script: str, out: Path, *options: str) -> list[dict[str, str]]:
     """Runs a script in its quick mode; the rows of its one table."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "examples" / script), "--quick", "--out", str(out), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=out, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    program.run(script, out, "--quick", "--out", out, *options)
     (table,) = out.glob("*.csv")
     with table.open() as file:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("method", ["abml", "ibaml"])
+@pytest.mark.parametrize("method", ["ibaml", pytest.param("abml", marks=pytest.mark.exhaustive)])
 def test_sinusoid(tmp_path: Path, method: str) -> None:
     (row,) = run("bayes_sinusoid.py", tmp_path, "--method", method)
     assert 0 <= float(row["coverage"]) <= 1

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.examples import program
 
 for needed in ("rich", "matplotlib", "tyro"):
     pytest.importorskip(needed, reason=f"the demo needs {needed}")
 
-ROOT = Path(__file__).resolve().parents[2]
 ESTIMATORS = (
     "Explicit()",
     "Explicit(checkpoint=True)",
@@ -26,24 +28,7 @@ ESTIMATORS = (
     "Implicit(solver=CG(max_steps=5)) *",
     "FiniteDifference() *",
 )
-SMALL = ("--eval-tasks", "20", "--width", "4", "--tasks", "2", "--inner-steps", "2")
-
-
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "COLUMNS": "100"}
-    command = [sys.executable, str(ROOT / "examples/demo.py"), "--output", str(folder), *SMALL, *options]
-    return subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def interrupt_after(process: subprocess.Popen[str], beginning: str, wait: float = 0.0) -> None:
-    assert process.stdout is not None
-    for line in iter(process.stdout.readline, ""):
-        if line.startswith(beginning):
-            time.sleep(wait)
-            return process.send_signal(signal.SIGINT)
-    raise AssertionError(f"the demo ended before it printed {beginning!r}")
+SMALL = ("--eval-tasks", "10", "--width", "4", "--tasks", "2", "--inner-steps", "2")
 
 
 def is_whole(folder: Path, text: str) -> bool:
@@ -54,34 +39,62 @@ def is_whole(folder: Path, text: str) -> bool:
     return table and (folder / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_short_run_measures_compares_and_draws(tmp_path: Path) -> None:
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        folder.mkdir()
-    processes, found = [start(folder, "--steps", "3") for folder in folders], []
-    for folder, process in zip(folders, processes, strict=True):
-        text, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        assert is_whole(folder, text), text
-        found.append(re.findall(r"(before|after) meta-training +([\d.]+)% ± ([\d.]+)%", text))
+class Watched(io.StringIO):
+    """Remembers what Ctrl-C would do when the program says that it has got one."""
+
+    then: object = None
+
+    def write(self, text: str) -> int:
+        if text.startswith("Ctrl-C: ending"):
+            self.then = signal.getsignal(signal.SIGINT)
+        return super().write(text)
+
+
+def test_a_run_and_one_that_ctrl_c_makes_as_short_end_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal steps and seed on a CPU, so equal accuracies; and both measure, compare and draw."""
+    whole = program.run("demo.py", tmp_path, *SMALL, "--steps", 1, "--output", tmp_path / "whole")
+    assert is_whole(tmp_path / "whole", whole), whole
+    step = torch.optim.Adam.step
+
+    def interrupted(adam: torch.optim.Adam) -> None:
+        step(adam)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", interrupted)
+    options = (*SMALL, "--steps", 1_000_000, "--output", tmp_path / "cut")
+    cut = program.start("demo.py", tmp_path, *options, out=(watched := Watched()))
+    assert cut.status == 0, cut.errors
+    assert "Ctrl-C: ending after 1 steps" in cut.out
+    assert is_whole(tmp_path / "cut", cut.out), cut.out
+    assert watched.then == signal.SIG_DFL, "the second one would not quit at once"
+    found = [
+        re.findall(r"(before|after) meta-training +([\d.]+)% ± ([\d.]+)%", text) for text in (whole, cut.out)
+    ]
     assert [when for when, *_ in found[0]] == ["before", "after"]
-    assert found[0] == found[1], "equal steps and seed on a CPU, but other accuracies"
+    assert found[0] == found[1]
 
 
-def test_ctrl_c_ends_with_what_there_is(tmp_path: Path) -> None:
-    process = start(tmp_path, "--seconds", "1000")
-    interrupt_after(process, "before meta-training")
-    text, errors = process.communicate(timeout=120)
-    assert process.returncode == 0 and "Traceback" not in errors, errors
-    assert re.search(r"Ctrl-C: ending after \d+ steps", text), text
-    assert "after meta-training" in text
-    assert is_whole(tmp_path, text), text
-
-
+@pytest.mark.exhaustive
 def test_a_second_ctrl_c_quits_at_once(tmp_path: Path) -> None:
-    process = start(tmp_path, "--seconds", "1000")
-    interrupt_after(process, "before meta-training", wait=1.0)  # well into the training by then
-    interrupt_after(process, "Ctrl-C: ending")
-    process.communicate(timeout=120)
+    environment = os.environ | {"PYTHONPATH": str(program.ROOT), "PYTHONUNBUFFERED": "1"}
+    command = [
+        sys.executable,
+        str(program.EXAMPLES / "demo.py"),
+        *SMALL,
+        "--seconds",
+        "1000000",
+        "--output",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith(("before meta-training", "Ctrl-C: ending")):
+                    process.send_signal(signal.SIGINT)
+        finally:
+            process.kill()
     assert process.returncode == -signal.SIGINT
     assert not (tmp_path / "demo.png").exists()

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torchopt")
+from tests.examples import program
 
-ROOT = Path(__file__).parents[2]
+pytest.importorskip("torchopt")
 
 
 def test_nothing_of_ours_is_silently_wrong(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    script = str(ROOT / "examples" / "benchmarks" / "linear_solvers.py")
-    command = [sys.executable, script, "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    program.run("benchmarks/linear_solvers.py", tmp_path, "--out", tmp_path)
     with (tmp_path / "linear_solvers.csv").open() as file:
         rows = {row.pop("solver"): row for row in csv.DictReader(file)}
     ours = {name: row for name, row in rows.items() if not name.startswith("torchopt")}

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.examples import program
+
 for package in ("tyro", "rich", "matplotlib"):
     pytest.importorskip(package)
 
-pytestmark = pytest.mark.slow
-ROOT = Path(__file__).parents[2]
-
-
-def start(name: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """The script in its quick mode."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    script = str(ROOT / "examples" / "papers" / f"{name}.py")
-    command = [sys.executable, "-W", "error::UserWarning", script, "--quick", "--out", str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
-
 
 def run(name: str, folder: Path) -> str:
-    """What the script prints; its files are in ``folder / name``."""
-    done = start(name, folder)
-    assert done.returncode == 0, done.stderr
+    """What the script prints in its quick mode; its files are in ``folder / name``."""
+    printed = program.run(f"papers/{name}.py", folder, "--quick", "--out", folder)
     assert (folder / name / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    return done.stdout
+    return printed
+
+
+@pytest.mark.parametrize(
+    "path", sorted((program.EXAMPLES / "papers").glob("*.py")), ids=lambda path: path.stem
+)
+def test_every_script_has_help(path, tmp_path):
+    if path.stem != "report":
+        assert "--quick" in program.run(f"papers/{path.name}", tmp_path, "--help")
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -40,15 +35,16 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_every_script_is_run_here_and_shown_in_the_docs():
-    scripts = {path.stem for path in (ROOT / "examples/papers").glob("*.py")} - {"report"}
-    here, page = Path(__file__).read_text(), (ROOT / "docs/papers.md").read_text()
+    scripts = {path.stem for path in (program.EXAMPLES / "papers").glob("*.py")} - {"report"}
+    here, page = Path(__file__).read_text(), (program.ROOT / "docs/papers.md").read_text()
     for name in scripts:
         assert f'run("{name}", tmp_path)' in here
         assert f"python examples/papers/{name}.py" in page
     pictures = set(re.findall(r"\]\(papers/(\w+)\.png\)", page))
-    assert pictures == scripts == {path.stem for path in (ROOT / "docs/papers").glob("*.png")}
+    assert pictures == scripts == {path.stem for path in (program.ROOT / "docs/papers").glob("*.png")}
 
 
+@pytest.mark.exhaustive
 def test_the_bias_of_fobmaml_has_the_slopes_of_the_paper(tmp_path):
     printed = run("fobmaml_bias", tmp_path)
     slopes = {
@@ -76,6 +72,7 @@ def test_the_bias_of_fobmaml_has_the_slopes_of_the_paper(tmp_path):
     assert bias["forward, n = 1"] > 10 * bias["symmetric, n = 2"] > 20 * bias["symmetric, n = 4"]
 
 
+@pytest.mark.exhaustive
 def test_fobmaml_improves_with_inner_steps_and_passes_imaml_with_few_cg_steps(tmp_path):
     run("fobmaml_fig1", tmp_path)
     rows = read(tmp_path / "fobmaml_fig1/lines.csv")
@@ -100,6 +97,7 @@ def test_fobmaml_improves_with_inner_steps_and_passes_imaml_with_few_cg_steps(tm
     assert all(0 < value < 1e-3 for value in ends.values())
 
 
+@pytest.mark.exhaustive
 def test_first_order_maml_stalls_where_hessian_free_maml_goes_on(tmp_path):
     run("hfmaml", tmp_path)
     slopes = {
@@ -151,6 +149,7 @@ def costs(path: Path, keys: tuple[str, str], figure: str) -> dict[tuple[str, int
     return {(row[keys[0]], int(row[keys[1]])): float(row[figure]) for row in read(path)}
 
 
+@pytest.mark.exhaustive
 def test_memory_of_imaml_does_not_grow_with_inner_steps(tmp_path):
     run("imaml_fig2b", tmp_path)
     path, keys = tmp_path / "imaml_fig2b/costs.csv", ("method", "steps")
@@ -173,9 +172,9 @@ def test_table_2_trains_every_method_from_every_seed(tmp_path):
     means = read(tmp_path / "imaml_table2/means.csv")
     assert [row["paper"] for row in means] == ["98.7", "98.3", "97.68", "99.16", "99.5"]
     # What other options have trained is never passed off as the outcome of these.
-    other = start("imaml_table2", tmp_path, "--lr", "0.1")
-    assert other.returncode != 0
-    assert "folder: expected a new folder or one of a run with the same settings" in other.stderr
+    other = program.start("papers/imaml_table2.py", tmp_path, "--quick", "--out", tmp_path, "--lr", "0.1")
+    assert other.status != 0
+    assert "folder: expected a new folder or one of a run with the same settings" in other.errors
 
 
 def test_cost_of_binomial_has_the_ends_of_first_order_and_exact(tmp_path):
@@ -190,6 +189,7 @@ def test_cost_of_binomial_has_the_ends_of_first_order_and_exact(tmp_path):
     assert all(float(row["use"]) > 0 for row in read(path))
 
 
+@pytest.mark.exhaustive
 def test_methods_of_figure_5_see_the_same_tasks(tmp_path):
     run("binommaml_fig5", tmp_path)
     rows = {row["method"]: row for row in read(tmp_path / "binommaml_fig5/runs.csv")}
@@ -209,6 +209,7 @@ def test_figure_1_of_ibaml(tmp_path):
     assert all(float(row["nrmse"]) > 0 for row in rows)
 
 
+@pytest.mark.exhaustive
 def test_costs_of_ibaml_do_not_grow_with_inner_steps(tmp_path):
     run("ibaml_fig2", tmp_path)
     memory = costs(tmp_path / "ibaml_fig2/costs.csv", ("estimator", "steps"), "megabytes")
@@ -221,6 +222,7 @@ def test_costs_of_ibaml_do_not_grow_with_inner_steps(tmp_path):
         assert memory[name, 4] > 1.5 * memory[name, 1]
 
 
+@pytest.mark.exhaustive
 def test_table_1_of_ibaml_judges_every_method_on_the_same_tasks(tmp_path):
     run("ibaml_table1", tmp_path)
     rows = read(tmp_path / "ibaml_table1/test.csv")
@@ -235,6 +237,7 @@ def test_table_1_of_ibaml_judges_every_method_on_the_same_tasks(tmp_path):
     assert (tmp_path / "ibaml_table1/reliability_1-shot.png").stat().st_size > 10_000
 
 
+@pytest.mark.exhaustive
 def test_conjugate_gradients_leave_less_the_more_they_are(tmp_path):
     run("imaml_fig2a", tmp_path)
     rows = read(tmp_path / "imaml_fig2a/lines.csv")

@@ -270,7 +270,7 @@ def test_steps_of_biased_estimators_do_not_accumulate() -> None:
     net, (support, _) = mlp(), data()
     for estimator in (mf.FirstOrder(), mf.Truncated(2), mf.Implicit(mf.CG(3))):
         for make in (MAML, MetaSGD)[: 1 if isinstance(estimator, mf.Implicit) else 2]:
-            assert growth(make(net, 0.01, estimator=estimator), support, 200) == 0
+            assert growth(make(net, 0.01, estimator=estimator), support, 40) == 0
     assert growth(MAML(net, 0.01, estimator=mf.Explicit()), support, 20) > 20
 
 

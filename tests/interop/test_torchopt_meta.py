@@ -350,7 +350,7 @@ def test_steps_of_biased_estimators_do_not_accumulate() -> None:
     support, _ = data()
     for estimator in (mf.FirstOrder(), mf.Truncated(2), mf.Implicit(mf.CG(3))):
         net = mlp()
-        assert growth(ours.MetaAdam(net, 0.01, estimator=estimator), net, support, 200) == 0
+        assert growth(ours.MetaAdam(net, 0.01, estimator=estimator), net, support, 40) == 0
     net = mlp()
     assert growth(ours.MetaAdam(net, 0.01), net, support, 20) > 20
 

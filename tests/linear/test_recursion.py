@@ -31,7 +31,7 @@ def true_residual(matrix: Tensor, x: Tensor, b: Tensor) -> float:
 @pytest.mark.parametrize("condition", [3.0, 1e2, 1e4, 1e6, 1e8])
 @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
 def test_the_reported_residual_is_honest(solver: LinearSolver, condition: float, dtype: torch.dtype) -> None:
-    for seed in range(6):
+    for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         matrix = spread(D, condition, seed).to(dtype)
         b = torch.randn(D, generator=generator, dtype=torch.float64).to(dtype)

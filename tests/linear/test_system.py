@@ -46,7 +46,7 @@ SOLVERS = [
         damping=0.5,
         preconditioner=lambda w: torch.linalg.inv(BASE + 0.3 * TWIST) @ w,
     ),
-    Neumann(max_steps=250, scale=0.08),
+    Neumann(max_steps=140, scale=0.14),
     Direct(),
     Direct(damping=0.5),
     Direct(rcond=1e-12),

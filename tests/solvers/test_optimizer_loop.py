@@ -78,7 +78,7 @@ def test_batches_and_forward_mode(name: str) -> None:
 def test_implicit_and_finite_differences_at_the_solution(name: str) -> None:
     task = logistic(prox=0.8, steps=300)
     theta, support, query = tensors(task)
-    inner = mf.optimizer_loop(logistic_loss, OPTIMIZERS[name](), steps=900, prox=0.8)
+    inner = mf.optimizer_loop(logistic_loss, OPTIMIZERS[name](), steps=450, prox=0.8)
     implicit = mf.Implicit(mf.Direct())(inner)
     found = mf.meta_grad(logistic_loss, implicit)(theta, support, query)
     if name == "rmsprop":  # with a fixed lr it circles around the solution, and the stats say so
@@ -173,7 +173,7 @@ def test_implicit_needs_no_derivative_of_the_update() -> None:
 
 BLACK_BOXES = {
     "lbfgs": (partial(torch.optim.LBFGS, max_iter=200, tolerance_grad=1e-12, tolerance_change=0.0), 1),
-    "adam": (partial(torch.optim.Adam, lr=0.05), 900),
+    "adam": (partial(torch.optim.Adam, lr=0.05), 450),
     "sgd": (partial(torch.optim.SGD, lr=0.2, momentum=0.5), 200),
 }
 
