@@ -10,7 +10,7 @@ from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
 from metafunc.imperative.errors import changed_in_place, no_fast_weights
 from metafunc.imperative.gate import Mark, Switch, gate, marked
-from metafunc.imperative.reach import Edge, check_loss, edge, edges, reach
+from metafunc.imperative.reach import Edge, check_loss, edge, edges, feeds, reach
 from metafunc.imperative.record import (
     State,
     Step,
@@ -136,11 +136,11 @@ class Chain:
         if self.bends:
             found = bent_gradients([loss], at)
         else:
-            beside = reach([loss], fast).keys() - self._missed.keys() - self._reached
-            # What else the loss depends on need not matter to its gradient: whose graph would tell.
-            found = gradients([loss], at, create_graph=bool(beside))
-            if beside:
-                self._miss(reach([g for g in found if g is not None], fast))
+            beside = reach([loss], fast)
+            unknown = bool(beside.keys() - self._missed.keys() - self._reached)
+            found = gradients([loss], at, create_graph=unknown)
+            if unknown:
+                self._miss(feeds([g for g in found if g is not None], beside, fast))
         if all(g is None for g in found):
             raise no_fast_weights()
         by_name = dict(zip(wanted, found, strict=True))

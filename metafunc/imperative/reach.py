@@ -50,6 +50,15 @@ def reach(of: Iterable[Tensor], end: set[Edge]) -> dict[Edge, Tensor]:
     return found
 
 
+def feeds(grads: Iterable[Tensor], beside: dict[Edge, Tensor], end: set[Edge]) -> dict[Edge, Tensor]:
+    """What gradients of a loss depend on, of what the loss depends on, ``beside``: some of it may only add to the loss.
+
+    A function without a second derivative hides what its gradient depends on, behind leaves of its own: all, then.
+    """
+    found = reach(grads, end)
+    return found if found.keys() <= beside.keys() else beside
+
+
 def check_loss(loss: Tensor, current: set[Edge], curved: bool) -> None:
     """Raise if a loss hides something of the fast parameters from plain autograd.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metafunc.imperative.errors import no_fast_weights
 from metafunc.imperative.gate import closed, mark_of
-from metafunc.imperative.reach import check_loss, edges, reach
+from metafunc.imperative.reach import check_loss, edges, feeds, reach
 from metafunc.imperative.record import bent_gradients, gradients
 
 
@@ -37,7 +37,8 @@ def rebased(loss: Tensor, old: Sequence[Tensor], new: Sequence[Tensor], bends: b
     slopes = bent_gradients([loss], list(old)) if bends else gradients([loss], list(old), create_graph=True)
     if all(g is None for g in slopes):
         raise no_fast_weights()
-    others = list(reach([g for g in slopes if g is not None], fast).values())
+    beside = feeds([g for g in slopes if g is not None], reach([loss], fast), fast)
+    others = list(beside.values())
     return _loss(loss.detach(), slopes, old, others, *new, *others)
 
 

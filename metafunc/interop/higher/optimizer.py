@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from metafunc.imperative import Chain, State
+from metafunc.imperative import Chain, State, marked
 from metafunc.imperative.reach import check_loss, edges
 from metafunc.imperative.record import no_recomputation
 from metafunc.interop.higher.module import check_current
@@ -78,7 +78,10 @@ class Plain:
         at = [x for x in now if x.requires_grad]
         check_loss(loss, edges(at), curved=False)
         with no_recomputation([loss], at):
-            return super().step(loss, now if params is not None else None, **kwargs)  # type: ignore[misc]
+            new = marked(super().step(loss, params and now, **kwargs))  # type: ignore[misc]
+        self._fmodel._fast_params.pop()  # higher keeps the parameters after every step
+        self._fmodel.update_params(new)
+        return new
 
 
 def followed(diffopt: Any, chain: Chain) -> Any:
