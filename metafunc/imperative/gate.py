@@ -82,7 +82,9 @@ def gate(values: list[Tensor], inputs: list[Tensor], mark: Mark, pull: Pull) -> 
 def marked(values: Sequence[Tensor]) -> list[Tensor]:
     """The same tensors, by which other loops know that they are fast parameters; plain autograd passes them."""
     moving = [x for x in values if x.requires_grad]
-    passed = iter(_pass(Mark("Explicit()", len(moving), Switch(), estimates=False), *moving) if moving else ())
+    passed = iter(
+        _pass(Mark("Explicit()", len(moving), Switch(), estimates=False), *moving) if moving else ()
+    )
     return [next(passed) if x.requires_grad else x for x in values]
 
 

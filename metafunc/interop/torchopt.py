@@ -66,7 +66,6 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *TORCHOPT.names()})
 
 
-
 # The tolerance is free: a solver takes its number of steps whether or not it has converged.
 _DEFAULT = NormalCG(max_steps=100, rtol=1e-10)
 

@@ -54,9 +54,7 @@ def critic(x: Tensor) -> Loss:
 
 def penalty(x: Tensor) -> Loss:
     def loss(model: Any) -> Tensor:
-        return F.mse_loss(model(batch(1)[0]), batch(1)[1]) + x * sum(
-            (p**2).sum() for p in model.parameters()
-        )
+        return F.mse_loss(model(batch(1)[0]), batch(1)[1]) + x * sum((p**2).sum() for p in model.parameters())
 
     return loss
 
