@@ -77,10 +77,10 @@ def out_of_reach(name: str, leaf: Tensor) -> ZeroGradientError:
         say(
             f"{name} in an imperative loop",
             "a gradient asked for of tensors that it reaches",
-            f"{describe(leaf)}, a leaf that the inner losses or the updates depend on, such as a learned rate or weights "
-            "of examples, whose gradient would be zero by construction",
-            "use Explicit(), or Truncated(depth) or Binomial(order) over the steps that depend on it; or detach it, or "
-            "leave it out by backward(inputs=...) or torch.autograd.grad(loss, ...)",
+            f"{describe(leaf)}, a leaf that the inner losses or the updates depend on, such as a learned rate or "
+            "weights of examples, whose gradient would be zero by construction",
+            "use Explicit(), or Truncated(depth) or Binomial(order) over the steps that depend on it; or detach it, "
+            "or leave it out by backward(inputs=...) or torch.autograd.grad(loss, ...)",
         )
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ def mark_of(node: Node) -> Mark | None:
 
 def output_of(node: Node, i: int) -> Tensor:
     """What a gate gives out, as a part of the graph."""
-    return node.saved_tensors[i]
+    alive = node.outputs[i]()
+    return node.saved_tensors[i] if alive is None else alive
 
 
 def gate(values: list[Tensor], inputs: list[Tensor], mark: Mark, pull: Pull) -> list[Tensor]:
@@ -95,7 +97,7 @@ class _Gate(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.mark, ctx.pull, ctx.inputs = mark, pull, inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*values)
+        _remember(ctx, values)
         return tuple(values)
 
     @staticmethod
@@ -122,12 +124,18 @@ class _Pass(torch.autograd.Function):
         ctx.mark = mark
         ctx.set_materialize_grads(False)
         outputs = tuple(x.detach() for x in values)
-        ctx.save_for_backward(*outputs)
+        _remember(ctx, outputs)
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         return None, *((None,) * len(cotangents) if ctx.mark.switch.closed else cotangents)
+
+
+def _remember(ctx: Any, outputs: Sequence[Tensor]) -> None:
+    """Let a node tell what it has given out, even if nobody has it any more."""
+    ctx.outputs = [weakref.ref(x) for x in outputs]
+    ctx.save_for_backward(*outputs)
 
 
 class _Refusal(torch.autograd.Function):
@@ -155,18 +163,20 @@ def _require(tensors: Iterable[Tensor], name: str) -> None:
 
 
 def _require_gradient(leaf: Any, name: str) -> None:
-    value = leaf.detach()
+    value, task = leaf.detach(), _graph_task()
 
     def check(total: Tensor | None) -> None:
         hook.remove()
-        if total is None:
+        if total is None and task == _graph_task():  # else it is left from a backward that has failed
             raise out_of_reach(name, value)
 
     hook = leaf.register_hook(check)
     _engine.queue_callback(hook.remove)  # where nobody asks for its gradient it is not called
 
 
-AccumulateGrad: Any = getattr(torch._C, "_functions").AccumulateGrad  # noqa: B009  (torch does not type it)
+_torch: Any = getattr(torch, "_C")  # noqa: B009  (torch does not type it)
+_graph_task: Callable[[], int] = _torch._current_graph_task_id
+AccumulateGrad: Any = _torch._functions.AccumulateGrad
 _engine: Any = getattr(torch.autograd.Variable, "_execution_engine")  # noqa: B009
 _apply: Callable[..., tuple[Tensor, ...]] = getattr(_Gate, "apply")  # noqa: B009
 _pass: Callable[..., tuple[Tensor, ...]] = getattr(_Pass, "apply")  # noqa: B009

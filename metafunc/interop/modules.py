@@ -73,7 +73,9 @@ def replica(module: nn.Module) -> nn.Module:
     # Not by a function that calls itself: it would hold itself, and the copies, until the garbage collector comes.
     parts = {id(old): (old, old.__class__.__new__(old.__class__)) for old in module.modules()}
     for old, new in parts.values():
-        own = {k: copy.copy(v) if isinstance(v, dict | list) else v for k, v in vars(old).items()}
+        own: dict[str, Any] = {}
+        for k, v in vars(old).items():
+            own[k] = copy.copy(v) if isinstance(v, dict | list) else v
         for kind in ("_parameters", "_buffers"):
             own[kind] = {k: cloned(x) for k, x in own[kind].items()}
         own["_modules"] = {k: None if x is None else parts[id(x)][1] for k, x in own["_modules"].items()}

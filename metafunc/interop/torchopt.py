@@ -1,8 +1,8 @@
 """TorchOpt's ``custom_root`` and ``clip_grad_norm``, composing with every ``torch.func`` transform, and its imperative
 differentiable optimizers, for every estimator.
 
-``import metafunc.interop.torchopt as torchopt`` has all names of TorchOpt 0.7.3. Where no estimator plays a part they are
-those of the installed library (``pip install 'metafunc[torchopt]'``), which is loaded when one of them is first used.
+``import metafunc.interop.torchopt as torchopt`` has all names of TorchOpt 0.7.3. Where no estimator plays a part they
+are those of the installed library (``pip install 'metafunc[torchopt]'``), which is loaded when one of them is used.
 """
 
 from __future__ import annotations

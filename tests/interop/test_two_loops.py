@@ -127,7 +127,7 @@ def test_steps_in_turn_are_refused_elsewhere(estimator: Any, library: str) -> No
     # The second loss depends on its own parameters through the other loop's step too, by an estimate alone.
     for pair in ((estimator, estimator), (estimator, mf.Explicit()), (mf.Explicit(), estimator)):
         with pytest.raises(
-            (mf.SecondDerivativeError, ValueError), match="another loop|in an imperative loop"
+            (mf.SecondDerivativeError, ValueError), match=r"another loop|in an imperative loop"
         ):
             run(library, pair, in_turn, by_both)
 

@@ -76,9 +76,10 @@ class Plain:
         """One step; the arguments and the result are those of ``higher.optim.DifferentiableOptimizer.step``."""
         now = list(self._fmodel.fast_params if params is None else params)
         at = [x for x in now if x.requires_grad]
+        step: Any = getattr(super(), "step")  # noqa: B009  (of higher's class, which comes next)
         check_loss(loss, edges(at), curved=False)
         with no_recomputation([loss], at):
-            new = marked(super().step(loss, params and now, **kwargs))  # type: ignore[misc]
+            new = marked(step(loss, None if params is None else now, **kwargs))
         self._fmodel._fast_params.pop()  # higher keeps the parameters after every step
         self._fmodel.update_params(new)
         return new
