@@ -36,18 +36,21 @@ class Chain:
     end an outer loss from :attr:`params`; eager ``backward()`` and ``torch.autograd.grad`` then give the meta-gradient.
 
     Maths: that of the estimator, with the step ``(params, state) -> (params, state)`` that the user's loss and update
-    make up. ``Explicit``: plain autograd. ``FirstOrder``: the identity to ``first``. ``Truncated(depth)``: the last
+    make up. ``Explicit``: plain autograd. ``FirstOrder``: the identity to ``first``, and what the updates themselves
+    depend on, such as learned rates, with all gradients as constants. ``Truncated(depth)``: the last
     ``depth`` steps, and the identity in the parameters before. ``Binomial``: binommaml (8) over the kept steps;
     an order above the number of steps taken counts as that number. ``Implicit``: the implicit function theorem for the
     gradient of the last inner loss, where it was taken.
 
-    Where gradients flow: to ``first`` and to every leaf tensor that a kept step depends on, such as a learned rate.
-    A leaf that only steps outside of the kept ones depend on gets none (``None``, as everywhere in eager mode).
+    Where gradients flow: to ``first``, to every leaf tensor that a kept step depends on, such as a learned rate, and to
+    the fast parameters of other loops. A gradient asked for at an intermediate result that a loss depends on does not
+    see the loop, unless ``Explicit`` is the rule.
 
     Exact when: as the estimator. Second derivatives are those of autograd for ``Explicit`` and are refused otherwise.
 
     Cost: that of the estimator. Memory: the graphs of all steps for ``Explicit``, of ``window`` steps for ``Binomial``,
-    of ``depth`` for ``Truncated``, of one gradient for ``Implicit``, none for ``FirstOrder``.
+    of ``depth`` for ``Truncated``, of one gradient for ``Implicit``, none for ``FirstOrder`` (the graphs of the updates
+    alone if they depend on anything that is differentiated).
 
     Args:
         first: The initial tensors, with their graph to the meta-parameters. Those that require no gradient are frozen.
@@ -62,8 +65,9 @@ class Chain:
 
     Raises:
         TypeError: For an estimator that an imperative loop cannot serve: those that take the steps themselves.
-        ZeroGradientError: In the backward, under ``Implicit``, if the last loss depends on nothing beside the fast
-            parameters.
+        ZeroGradientError: In the backward, for a leaf that is asked for its gradient and that the losses or the updates
+            depend on, if no kept step does and it gets no gradient from elsewhere; and under ``Implicit``, if the last
+            loss depends on nothing beside the fast parameters.
         SecondDerivativeError: For a derivative of a derivative, under all estimators but ``Explicit``.
     """
 
