@@ -209,7 +209,7 @@ MUTATIONS = [
     Mutation("outer.py", "self.scheduler.load_state_dict", "self.scheduler.state_dict() or print", OPTIMIZER),
     Mutation("interop/learner.py", "p - r * g for p, r, g in steps", "p - r * g.detach() for p, r, g in steps", "tests/interop/test_learn2learn.py"),
     Mutation("interop/learner.py", "self._frozen and not (", "False and not (", "tests/interop/test_learn2learn.py -k frozen"),
-    Mutation("interop/learn2learn.py", "learner.training = self.training", "learner.train(self.training)", "tests/interop/test_learn2learn.py -k modes"),
+    Mutation("interop/learner.py", "self.training = training", "self.train(training)", "tests/interop/test_learn2learn.py -k modes"),
     Mutation("interop/rebase.py", "x - y for x, y in pairs", "x for x, y in pairs", "tests/interop/test_torchopt_meta.py -k history"),
     Mutation("interop/torchopt_base.py", "return state if self._plain else detached(state)", "return state", "tests/interop/test_torchopt_meta.py -k moments"),
     Mutation("interop/torchopt_base.py", "x is y and x.is_leaf == leaf", "x is y", "tests/interop/test_torchopt_meta.py -k stop_gradient"),

@@ -74,8 +74,7 @@ class MAML(Learner):
             self.allow_nograd if allow_nograd is None else allow_nograd,
             self.estimator,
         )
-        learner.training = self.training
-        learner._begin([self.lr])
+        learner._begin([self.lr], self.training)
         return learner
 
     def adapt(
@@ -123,8 +122,7 @@ class MetaSGD(Learner):
     def clone(self) -> MetaSGD:
         """A learner that starts at the parameters as they are, with these rates."""
         learner = MetaSGD(self.module, 1.0, self.first_order, self.lrs, self.estimator)
-        learner.training = self.training
-        learner._begin(self.lrs)
+        learner._begin(self.lrs, self.training)
         return learner
 
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:

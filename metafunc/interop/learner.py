@@ -61,9 +61,10 @@ class Learner(nn.Module):
                 raise
             return getattr(self.module, name)
 
-    def _begin(self, rates: Iterable[Any]) -> None:
+    def _begin(self, rates: Iterable[Any], training: bool) -> None:
         """Become a learner: with a copy of the module, and a chain of steps from its parameters."""
         self.module = replica(self.module)
+        self.training = training  # of the learner alone: the copy has the modes of the module
         own = slots(self.module)
         self._places = [slot for slot in own if slot.get().requires_grad]
         self._frozen = [slot.name for slot in own if not slot.get().requires_grad]
