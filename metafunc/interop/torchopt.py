@@ -134,8 +134,9 @@ def custom_root(
             return value
 
         def root(phi: Tree) -> Rule:
-            # Where the solver starts has no part in the root, and need not look like it: phi takes its place.
-            inner = Inner(lambda _: phi, residual=residual, symmetric=linear.symmetric_only, name=name)
+            # Where the solver starts has no part in the root, and need not look like it: a constant takes its place.
+            start = tree.zeros_like(phi)
+            inner = Inner(lambda _: start, residual=residual, symmetric=linear.symmetric_only, name=name)
             return Implicit(linear).rule(inner)
 
         @functools.wraps(solver_fn)
