@@ -114,7 +114,12 @@ class Closure:
         self._watching = True
 
     def run(
-        self, fn: Callable[[Captured | tuple[()]], T], touch: Callable[[Tree], Tree], args: Tree, name: str
+        self,
+        fn: Callable[[Captured | tuple[()]], T],
+        touch: Callable[[Tree], Tree],
+        args: Tree,
+        name: str,
+        unseen: bool = False,
     ) -> T:
         """``fn(captured)``, and once more if it met a captured tensor that was not known.
 
@@ -123,11 +128,12 @@ class Closure:
             touch: Calls all of them once at some arguments, and returns what they return.
             args: The arguments.
             name: What errors call the functions.
+            unseen: Whether ``fn`` does not call all of the functions itself, so that they have to be looked at before.
         """
         if torch.compiler.is_compiling() or not autodiff.is_active():
             return fn(())
         for attempt in count():
-            if not self._seen or not self._watching:
+            if unseen or not self._seen or not self._watching:
                 self._refs, self._seen = [weakref.ref(x) for x in look(touch, args, name)], True
             captured = self._captured()
             try:
@@ -138,6 +144,8 @@ class Closure:
                 # The second time it is something that the function makes itself, in a way that torch shows to nobody.
                 # Then what happens during the call says nothing, and every call has to look before.
                 self._seen, self._watching = False, attempt == 0
+            finally:
+                captured.held.watched = None  # a pull-back comes too late to make anything an argument
         raise AssertionError  # what is not watched is not met
 
     def _captured(self) -> Captured:

@@ -130,7 +130,11 @@ class Inner:
         """``fn(args)``, with the tensors that the user's functions have captured among the arguments."""
         try:
             return self.closure.run(
-                lambda held: fn(args._replace(captured=held)), lambda at: touch(self, at), args, self.name
+                lambda held: fn(args._replace(captured=held)),
+                lambda at: touch(self, at),
+                args,
+                self.name,
+                unseen=self.solve is not None,
             )
         except RuntimeError as error:
             if not any(mark in str(error) for mark in _WRITES):

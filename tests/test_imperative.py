@@ -88,14 +88,23 @@ def test_a_chain_gives_the_functional_gradient_also_to_a_learned_rate(
 
 
 @pytest.mark.parametrize("estimator", [mf.FirstOrder(), mf.Truncated(0), mf.Binomial(0)], ids=repr)
-def test_first_order_reaches_the_initial_parameters_alone(estimator: Any, theta: Params) -> None:
+def test_first_order_is_the_identity_in_the_initial_parameters(estimator: Any, theta: Params) -> None:
     lr = torch.tensor(0.4, requires_grad=True)
     phi = follow(Chain(list(theta.values()), estimator), theta, lr, MOMENTUM, PROX)
     inner = mf.gradient_descent(loss, lr=0.4, steps=STEPS, momentum=MOMENTUM, prox=PROX)
     functional = estimator(inner)(theta, SUPPORT)
     expected = torch.autograd.grad(loss(functional, QUERY), list(theta.values()))
-    found = torch.autograd.grad(loss(phi, QUERY), [*theta.values(), lr], allow_unused=True)
-    same(found, [*expected, None])
+    outer = loss(phi, QUERY)
+    same(torch.autograd.grad(outer, list(theta.values()), retain_graph=True), expected)
+    if estimator != mf.FirstOrder():
+        with pytest.raises(mf.ZeroGradientError, match=re.escape(f"{estimator!r} in an imperative loop")):
+            torch.autograd.grad(outer, [lr], allow_unused=True)
+        return
+    # With momentum the velocity is as linear in the rate as the moves are: (phi - theta) / lr is the derivative.
+    points = {name: x.detach().requires_grad_() for name, x in phi.items()}
+    v = torch.autograd.grad(loss(points, QUERY), list(points.values()))
+    slope = sum((b * (x - y)).sum() for b, x, y in zip(v, phi.values(), theta.values(), strict=True)) / 0.4
+    same(torch.autograd.grad(outer, [lr]), [slope])
 
 
 @pytest.mark.parametrize(
@@ -215,6 +224,25 @@ def test_a_parameter_without_a_part_in_the_loss_passes_an_implicit_gradient_on(t
     (chain.params[2] ** 2).sum().backward()
     assert idle.grad is not None
     same([idle.grad], [2 * torch.ones(2)])
+
+
+@pytest.mark.parametrize("estimator", [mf.Truncated(2), mf.FirstOrder(), mf.Explicit()], ids=repr)
+def test_a_state_to_start_with_is_something_beside_the_loop(estimator: Any, theta: Params) -> None:
+    velocity = [torch.full_like(x, 0.2, requires_grad=True) for x in theta.values()]
+    chain = Chain(list(theta.values()), estimator, state=velocity)
+    for _ in range(2):
+        chain.step(loss(dict(zip(theta, chain.params, strict=True)), SUPPORT), descent(0.4, MOMENTUM))
+    outer = loss(dict(zip(theta, chain.params, strict=True)), QUERY)
+    found = torch.autograd.grad(outer, velocity)
+    if estimator == mf.FirstOrder():
+        points = [x.detach().requires_grad_() for x in chain.params]
+        v = torch.autograd.grad(loss(dict(zip(theta, points, strict=True)), QUERY), points)
+        same(found, [-0.4 * (MOMENTUM + MOMENTUM**2) * b for b in v])
+    else:
+        plain = Chain(list(theta.values()), state=velocity)
+        for _ in range(2):
+            plain.step(loss(dict(zip(theta, plain.params, strict=True)), SUPPORT), descent(0.4, MOMENTUM))
+        same(found, torch.autograd.grad(loss(dict(zip(theta, plain.params, strict=True)), QUERY), velocity))
 
 
 def test_the_graph_may_be_walked_twice(theta: Params) -> None:

@@ -72,6 +72,44 @@ def second_derivative_of_loop(name: str) -> SecondDerivativeError:
     )
 
 
+def out_of_reach(name: str, leaf: Tensor) -> ZeroGradientError:
+    return ZeroGradientError(
+        say(
+            f"{name} in an imperative loop",
+            "a gradient asked for of tensors that it reaches",
+            f"{describe(leaf)}, a leaf that the inner losses or the updates depend on, such as a learned rate or "
+            "weights of examples, whose gradient would be zero by construction",
+            "use Explicit(), or Truncated(depth) or Binomial(order) over the steps that depend on it; or detach it, "
+            "or leave it out by backward(inputs=...) or torch.autograd.grad(loss, ...)",
+        )
+    )
+
+
+def entangled_loops(name: str) -> ValueError:
+    return ValueError(
+        say(
+            "loss",
+            "a dependence on the fast parameters that plain autograd follows",
+            f"one through the steps of another loop, which {name} differentiates, so that a part of the inner gradient "
+            "would be missing",
+            "use Explicit() for that other loop, or detach its fast parameters where this loss is computed",
+        )
+    )
+
+
+def recomputed_by_torch() -> NotImplementedError:
+    return NotImplementedError(
+        say(
+            "loss",
+            "a graph that stays as it was recorded",
+            "one with torch.utils.checkpoint, which in the backward runs the model again, with the parameters that the "
+            "module has by then, not with those of this step (and if reentrant hides them from autograd.grad)",
+            "use FirstOrder() with use_reentrant=False, or leave the checkpoint out, or go native, where "
+            "Explicit(checkpoint=True) saves the memory of the steps",
+        )
+    )
+
+
 def implicit_loop_without_dependence(name: str) -> ZeroGradientError:
     return ZeroGradientError(
         say(

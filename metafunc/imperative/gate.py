@@ -2,69 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import weakref
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
-from metafunc.imperative.errors import second_derivative_of_loop
+from metafunc.imperative.errors import out_of_reach, second_derivative_of_loop
 
 Pull = Callable[[list[Tensor | None]], list[Tensor | None]]
 """From the cotangents of what a gate gives out to those of what it depends on."""
 
+Node: TypeAlias = Any
+"""A node of autograd's graph; torch types it only in part."""
 
-@dataclass(slots=True)
-class _Switch:
+
+@dataclass(slots=True, eq=False)
+class Switch:
+    """What the gates of one loop have in common: whether they let cotangents pass."""
+
     closed: bool = False
+
+
+@contextmanager
+def closed(switches: Iterable[Switch]) -> Generator[None, None, None]:
+    """No cotangent passes the gates of these loops meanwhile.
+
+    While a single step is differentiated, what would flow further back is the business of the gates themselves.
+    """
+    before = [(switch, switch.closed) for switch in switches]
+    try:
+        for switch, _ in before:
+            switch.closed = True
+        yield
+    finally:
+        for switch, was in before:
+            switch.closed = was
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mark:
-    """Which chain a gate belongs to, and after how many steps it stands.
-
-    While a single step is differentiated the gates of its chain are closed: what would flow further back through them
-    is the business of the estimator.
-    """
+    """What is known of a gate: the estimator, the number of steps before it, and how many of its inputs are those
+    that its loop started from. ``estimates`` is false where it passes cotangents on as they are."""
 
     name: str
-    stage: int
-    switch: _Switch
-
-    @staticmethod
-    def first(name: str) -> Mark:
-        """The mark of the initial parameters of a new chain."""
-        return Mark(name, 0, _Switch())
+    starts: int
+    switch: Switch
+    stage: int = 0
+    estimates: bool = True
 
     def following(self) -> Mark:
         """The mark after one more step."""
-        return Mark(self.name, self.stage + 1, self.switch)
+        return Mark(self.name, self.starts, self.switch, self.stage + 1, self.estimates)
 
-    def stage_of(self, node: Any) -> int | None:
-        """After how many steps of this chain a node of a graph stands, or ``None`` if it is no gate of this chain."""
-        mark = getattr(node, "mark", None)
-        return mark.stage if isinstance(mark, Mark) and mark.switch is self.switch else None
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether a step is being differentiated by itself."""
-        return self.switch.closed
+def mark_of(node: Node) -> Mark | None:
+    """The mark of a gate; ``None`` for any other node."""
+    mark = getattr(node, "mark", None)
+    return mark if isinstance(mark, Mark) else None
 
-    @contextmanager
-    def closed(self) -> Generator[None, None, None]:
-        """No cotangent passes a gate of this chain meanwhile."""
-        before, self.switch.closed = self.switch.closed, True
-        try:
-            yield
-        finally:
-            self.switch.closed = before
+
+def output_of(node: Node, i: int) -> Tensor:
+    """What a gate gives out, as a part of the graph."""
+    alive = node.outputs[i]()
+    return node.saved_tensors[i] if alive is None else alive
 
 
 def gate(values: list[Tensor], inputs: list[Tensor], mark: Mark, pull: Pull) -> list[Tensor]:
-    """``values`` as functions of ``inputs`` with the derivative ``pull``; a second derivative is refused."""
+    """``values`` as functions of ``inputs`` with the derivative ``pull``; a second derivative is refused.
+
+    An input that feeds the loop and that ``pull`` has no cotangent for must get one from elsewhere: if it does not,
+    but is asked for its gradient, the backward raises a :class:`~metafunc.ZeroGradientError`.
+    """
     return list(_apply([x.detach() for x in values], mark, pull, *inputs))
+
+
+def marked(values: Sequence[Tensor]) -> list[Tensor]:
+    """The same tensors, by which other loops know that they are fast parameters; plain autograd passes them."""
+    moving = [x for x in values if x.requires_grad]
+    passed = iter(
+        _pass(Mark("Explicit()", len(moving), Switch(), estimates=False), *moving) if moving else ()
+    )
+    return [next(passed) if x.requires_grad else x for x in values]
 
 
 class _Gate(torch.autograd.Function):
@@ -72,23 +95,47 @@ class _Gate(torch.autograd.Function):
     def forward(
         ctx: Any, values: list[Tensor], mark: Mark, pull: Pull, *inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.mark, ctx.pull = mark, pull
+        ctx.mark, ctx.pull, ctx.inputs = mark, pull, inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs)
+        _remember(ctx, values)
         return tuple(values)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        if ctx.mark.is_closed or all(c is None for c in cotangents):
-            return (None,) * (3 + len(ctx.needs_input_grad[3:]))
+        mark, inputs = ctx.mark, ctx.inputs
+        nothing = (None,) * (3 + len(inputs))
+        if mark.switch.closed:
+            return nothing
+        given = [c for c in cotangents if c is not None]
+        if not given:
+            return nothing
         with torch.no_grad():
             bars: list[Tensor | None] = ctx.pull(list(cotangents))
-        if torch.is_grad_enabled() and ctx.mark.stage > 0:
-            given = [c for c in cotangents if c is not None]
-            bars = [
-                None if x is None else _refuse(x, ctx.mark.name, *given, *ctx.saved_tensors) for x in bars
-            ]
+        beside = list(zip(inputs, bars, strict=True))[mark.starts :]
+        _require([x for x, bar in beside if bar is None], mark.name)
+        if torch.is_grad_enabled() and mark.stage > 0:
+            bars = [None if x is None else _refuse(x, mark.name, *given, *inputs) for x in bars]
         return (None, None, None, *bars)
+
+
+class _Pass(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, mark: Mark, *values: Tensor) -> tuple[Tensor, ...]:
+        ctx.mark = mark
+        ctx.set_materialize_grads(False)
+        outputs = tuple(x.detach() for x in values)
+        _remember(ctx, outputs)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        return None, *((None,) * len(cotangents) if ctx.mark.switch.closed else cotangents)
+
+
+def _remember(ctx: Any, outputs: Sequence[Tensor]) -> None:
+    """Let a node tell what it has given out, even if nobody has it any more."""
+    ctx.outputs = [weakref.ref(x) for x in outputs]
+    ctx.save_for_backward(*outputs)
 
 
 class _Refusal(torch.autograd.Function):
@@ -102,5 +149,35 @@ class _Refusal(torch.autograd.Function):
         raise second_derivative_of_loop(ctx.name)
 
 
-_apply: Callable[..., tuple[Tensor, ...]] = getattr(_Gate, "apply")  # noqa: B009  (torch does not type it)
+def _require(tensors: Iterable[Tensor], name: str) -> None:
+    """Raise, later in this backward, if a leaf of these is asked for its gradient and gets none from anywhere."""
+    pending: list[Node] = [get_gradient_edge(x).node for x in tensors]
+    seen: set[Node] = {None}
+    while pending:
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            pending += [following for following, _ in node.next_functions]
+            if isinstance(node, AccumulateGrad):
+                _require_gradient(node.variable, name)
+
+
+def _require_gradient(leaf: Any, name: str) -> None:
+    value, task = leaf.detach(), _graph_task()
+
+    def check(total: Tensor | None) -> None:
+        hook.remove()
+        if total is None and task == _graph_task():  # else it is left from a backward that has failed
+            raise out_of_reach(name, value)
+
+    hook = leaf.register_hook(check)
+    _engine.queue_callback(hook.remove)  # where nobody asks for its gradient it is not called
+
+
+_torch: Any = getattr(torch, "_C")  # noqa: B009  (torch does not type it)
+_graph_task: Callable[[], int] = _torch._current_graph_task_id
+AccumulateGrad: Any = _torch._functions.AccumulateGrad
+_engine: Any = getattr(torch.autograd.Variable, "_execution_engine")  # noqa: B009
+_apply: Callable[..., tuple[Tensor, ...]] = getattr(_Gate, "apply")  # noqa: B009
+_pass: Callable[..., tuple[Tensor, ...]] = getattr(_Pass, "apply")  # noqa: B009
 _refuse: Callable[..., Tensor] = getattr(_Refusal, "apply")  # noqa: B009

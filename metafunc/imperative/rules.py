@@ -13,16 +13,16 @@ from metafunc.curvature import Exact
 from metafunc.estimator import Estimator
 from metafunc.estimators import Binomial, Explicit, FirstOrder, Implicit, Truncated
 from metafunc.imperative.errors import implicit_loop_without_dependence, not_imperative
-from metafunc.imperative.record import Step, Vector, merged, only_params, scaled
+from metafunc.imperative.record import Outside, Step, Vector, merged, only_params, scaled
 from metafunc.linear import LinearSolver, Products, as_solver
 from metafunc.rule import Stats
 
 
 class Back(NamedTuple):
-    """Cotangents of the parameters that the steps started from, and of what each step depends on beside them."""
+    """Cotangents of the parameters that the steps started from, and of what the steps depend on beside them."""
 
     start: Vector
-    outside: list[tuple[Step, list[Tensor | None]]]
+    outside: Outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,14 @@ class Rule:
     Attributes:
         keep: How many last steps are recorded; ``None`` for all.
         pull: From the recorded steps, oldest first, and a cotangent of the outcome; it may add figures.
-        whole: Whether a record is of the step; if not, it is of the gradient of the loss alone.
+        bends: Whether a record is of the gradient of the loss, as a function of the parameters.
+        moves: Whether a record is of the update, as a function of the gradient (if that is recorded) and of the state.
     """
 
     keep: int | None
     pull: Callable[[tuple[Step, ...], Vector, Stats], Back]
-    whole: bool = True
-
-    @property
-    def follows(self) -> bool:
-        """Whether steps are recorded, from the parameters and state before to those after."""
-        return self.whole and self.keep != 0
+    bends: bool = True
+    moves: bool = True
 
 
 def rule_of(estimator: Estimator) -> Rule | None:
@@ -56,29 +53,41 @@ def rule_of(estimator: Estimator) -> Rule | None:
         if isinstance(estimator, Explicit) and estimator.checkpoint is False:
             return None
         if isinstance(estimator, FirstOrder):
-            return Rule(0, _through)
+            return Rule(None, _moves, bends=False)
         if isinstance(estimator, Truncated):
-            return Rule(estimator.depth, _through)
+            return Rule(estimator.depth, _through) if estimator.depth else _IDENTITY
         if isinstance(estimator, Binomial):
-            return Rule(estimator.window if estimator.order else 0, _expansion(estimator))
+            return Rule(estimator.window, _expansion(estimator)) if estimator.order else _IDENTITY
         if isinstance(estimator, Implicit) and estimator.root is None:
-            return Rule(1, _solution(as_solver(estimator.solver), repr(estimator)), whole=False)
+            return Rule(1, _solution(as_solver(estimator.solver), repr(estimator)), moves=False)
     raise not_imperative(estimator)
 
 
 def _through(steps: tuple[Step, ...], v: Vector, stats: Stats) -> Back:
     """All kept steps, one after the other; what came before them is the identity."""
-    outside: list[tuple[Step, list[Tensor | None]]] = []
+    outside: Outside = {}
     for step in reversed(steps):
         v, more = step.pull(v)
-        outside.append((step, more))
+        outside = merged(outside, more)
     return Back(only_params(v), outside)
+
+
+def _moves(steps: tuple[Step, ...], v: Vector, stats: Stats) -> Back:
+    """The identity in the parameters, and what the updates themselves depend on, given the gradients."""
+    outside: Outside = {}
+    for step in reversed(steps):
+        back, more = step.pull(v)
+        v, outside = only_params(v) | back, merged(outside, more)
+    return Back(only_params(v), outside)
+
+
+_IDENTITY = Rule(0, _through, bends=False, moves=False)
 
 
 def _expansion(estimator: Binomial) -> Callable[[tuple[Step, ...], Vector, Stats], Back]:
     def pull(steps: tuple[Step, ...], v: Vector, stats: Stats) -> Back:
         # tail[m]: the chains of so many factors over the steps m, m+1, ..., applied to v; see estimators/binomial.py.
-        window, outside = len(steps), list[tuple[Step, list[Tensor | None]]]()
+        window, outside = len(steps), Outside()
         order = min(estimator.order, window)
         factor = estimator.order / window if estimator.rescale and window else 1.0
         tail = [v] * (window + 1)
@@ -90,7 +99,7 @@ def _expansion(estimator: Binomial) -> Callable[[tuple[Step, ...], Vector, Stats
                 fresh[m] = total
                 # A term through the outside takes the chains of order - 1 factors, known earlier for the last steps.
                 if length == order or m == window - length:
-                    outside.append((steps[m], [None if x is None else factor * x for x in more]))
+                    outside = merged(outside, scaled(factor, more))
             for m, found in fresh.items():
                 tail[m] = found
         return Back(only_params(tail[0]), outside)
@@ -117,6 +126,6 @@ def _solution(solver: LinearSolver, name: str) -> Callable[[tuple[Step, ...], Ve
         stats.clear()
         stats.update(figures)
         _, more = slope.pull(unravel(w))
-        return Back(stayed, [(slope, [None if x is None else -x for x in more])])
+        return Back(stayed, scaled(-1.0, more))
 
     return pull

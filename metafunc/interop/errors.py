@@ -98,10 +98,10 @@ def two_estimators(estimator: str) -> ValueError:
 def frozen_parameters(names: list[str]) -> ValueError:
     return ValueError(
         say(
-            "clone",
+            "adapt",
             "a module whose parameters all require a gradient",
             f"frozen ones: {', '.join(names[:8])}{', ...' if len(names) > 8 else ''}",
-            "say allow_nograd=True to leave them as they are, or call requires_grad_() on them",
+            "say allow_nograd=True to leave them as they are, or call requires_grad_() on them before clone()",
         )
     )
 

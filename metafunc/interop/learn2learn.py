@@ -37,8 +37,8 @@ class MAML(Learner):
 
     Raises:
         TypeError: If the model or the estimator is of another kind; at ``adapt``, for what is no clone.
-        ValueError: For ``first_order`` beside another estimator; at ``clone``, for a frozen parameter; at ``adapt``,
-            for a loss that does not depend on a parameter.
+        ValueError: For ``first_order`` beside another estimator; at ``adapt``, for a frozen parameter, or a loss that
+            does not depend on a parameter.
 
     Example:
         >>> learner = MAML(net, lr=0.01, estimator=mf.Truncated(2)).clone()
@@ -74,8 +74,7 @@ class MAML(Learner):
             self.allow_nograd if allow_nograd is None else allow_nograd,
             self.estimator,
         )
-        learner.train(self.training)
-        learner._begin([self.lr])
+        learner._begin([self.lr], self.training)
         return learner
 
     def adapt(
@@ -83,9 +82,10 @@ class MAML(Learner):
         loss: Tensor,
         first_order: bool | None = None,
         allow_unused: bool | None = None,
+        allow_nograd: bool | None = None,
     ) -> None:
-        """Take one gradient step on a loss of this learner."""
-        self._step(loss, [self.lr] * len(self._places), first_order, allow_unused)
+        """Take one gradient step on a loss of this learner; an option that is left out is as at its clone."""
+        self._step(loss, [self.lr] * len(self._places), first_order, allow_unused, allow_nograd)
 
 
 class MetaSGD(Learner):
@@ -122,10 +122,9 @@ class MetaSGD(Learner):
     def clone(self) -> MetaSGD:
         """A learner that starts at the parameters as they are, with these rates."""
         learner = MetaSGD(self.module, 1.0, self.first_order, self.lrs, self.estimator)
-        learner.train(self.training)
-        learner._begin(list(self.lrs))
+        learner._begin(self.lrs, self.training)
         return learner
 
     def adapt(self, loss: Tensor, first_order: bool | None = None) -> None:
         """Take one gradient step on a loss of this learner."""
-        self._step(loss, list(self.lrs), first_order, None)
+        self._step(loss, list(self.lrs), first_order, None, None)

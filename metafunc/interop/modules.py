@@ -63,26 +63,24 @@ def replica(module: nn.Module) -> nn.Module:
     Gradients flow through the clones. Mode, hooks and whatever else the module keeps in dictionaries and lists are its
     own too; parts that occur twice in the module occur twice in the copy.
     """
-    copies: dict[int, Any] = {}
+    tensors: dict[int, Tensor] = {}
 
     def cloned(x: Tensor | None) -> Tensor | None:
-        if x is not None and id(x) not in copies:
-            copies[id(x)] = x.clone()
-        return None if x is None else copies[id(x)]
+        if x is not None and id(x) not in tensors:
+            tensors[id(x)] = x.clone()
+        return None if x is None else tensors[id(x)]
 
-    def part(old: nn.Module) -> nn.Module:
-        if id(old) not in copies:
-            new = copies[id(old)] = old.__class__.__new__(old.__class__)
-            own: dict[str, Any] = {}
-            for k, v in vars(old).items():
-                own[k] = copy.copy(v) if isinstance(v, dict | list) else v
-            for kind in ("_parameters", "_buffers"):
-                own[kind] = {k: cloned(x) for k, x in own[kind].items()}
-            own["_modules"] = {k: None if x is None else part(x) for k, x in own["_modules"].items()}
-            vars(new).update(own)
-        return copies[id(old)]
-
-    return part(module)
+    # Not by a function that calls itself: it would hold itself, and the copies, until the garbage collector comes.
+    parts = {id(old): (old, old.__class__.__new__(old.__class__)) for old in module.modules()}
+    for old, new in parts.values():
+        own: dict[str, Any] = {}
+        for k, v in vars(old).items():
+            own[k] = copy.copy(v) if isinstance(v, dict | list) else v
+        for kind in ("_parameters", "_buffers"):
+            own[kind] = {k: cloned(x) for k, x in own[kind].items()}
+        own["_modules"] = {k: None if x is None else parts[id(x)][1] for k, x in own["_modules"].items()}
+        vars(new).update(own)
+    return parts[id(module)][1]
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:

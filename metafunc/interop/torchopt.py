@@ -1,5 +1,9 @@
 """TorchOpt's ``custom_root`` and ``clip_grad_norm``, composing with every ``torch.func`` transform, and its imperative
-differentiable optimizers, for every estimator."""
+differentiable optimizers, for every estimator.
+
+``import metafunc.interop.torchopt as torchopt`` has all names of TorchOpt 0.7.3. Where no estimator plays a part they
+are those of the installed library (``pip install 'metafunc[torchopt]'``), which is loaded when one of them is used.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from metafunc import autodiff, errors, tree
 from metafunc.captured import Captured, Closure, Uncaptured, standing_in
 from metafunc.decorators import check_callable
 from metafunc.estimators import Implicit
-from metafunc.inner import Args, Inner
+from metafunc.inner import Args, Bound, Inner
 from metafunc.interop.errors import (
     no_pair,
     not_a_solution,
@@ -26,6 +30,7 @@ from metafunc.interop.errors import (
     other_signature,
     uneven_aux,
 )
+from metafunc.interop.library import TORCHOPT
 from metafunc.interop.torchopt_base import MetaOptimizer as MetaOptimizer
 from metafunc.interop.torchopt_meta import MetaAdaDelta as MetaAdaDelta
 from metafunc.interop.torchopt_meta import MetaAdadelta as MetaAdadelta
@@ -41,6 +46,8 @@ from metafunc.interop.torchopt_meta import MetaRMSprop as MetaRMSprop
 from metafunc.interop.torchopt_meta import MetaSGD as MetaSGD
 from metafunc.interop.torchopt_state import ModuleState as ModuleState
 from metafunc.interop.torchopt_state import extract_state_dict as extract_state_dict
+from metafunc.interop.torchopt_state import module_clone as module_clone
+from metafunc.interop.torchopt_state import module_detach_ as module_detach_
 from metafunc.interop.torchopt_state import recover_state_dict as recover_state_dict
 from metafunc.interop.torchopt_state import stop_gradient as stop_gradient
 from metafunc.linear import NormalCG, as_solver
@@ -49,6 +56,15 @@ from metafunc.solvers.adam import safe_sqrt
 from metafunc.tree import Skeleton, Tree
 
 Solver = Callable[..., Any]
+
+
+def __getattr__(name: str) -> Any:
+    return TORCHOPT.attribute(name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *TORCHOPT.names()})
+
 
 # The tolerance is free: a solver takes its number of steps whether or not it has converged.
 _DEFAULT = NormalCG(max_steps=100, rtol=1e-10)
@@ -119,7 +135,8 @@ def custom_root(
 
         def root(phi: Tree) -> Rule:
             # Where the solver starts has no part in the root, and need not look like it: phi takes its place.
-            inner = Inner(lambda _: phi, residual=residual, symmetric=linear.symmetric_only, name=name)
+            start = Bound(lambda _: phi, own=True)
+            inner = Inner(start, residual=residual, symmetric=linear.symmetric_only, name=name)
             return Implicit(linear).rule(inner)
 
         @functools.wraps(solver_fn)

@@ -11,7 +11,7 @@ from torch import Tensor
 from metafunc import errors, tree
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
-from metafunc.imperative import Chain
+from metafunc.imperative import Chain, detached
 from metafunc.interop.errors import other_state
 from metafunc.interop.modules import Slot, fill, slots
 from metafunc.interop.rebase import rebased
@@ -72,7 +72,7 @@ class MetaOptimizer:
             raise errors.not_a("estimator", "an estimator such as mf.Explicit()", estimator)
         self.impl = impl
         self.estimator: Estimator = Explicit() if estimator is None else estimator
-        Chain([], self.estimator)  # raises for an estimator that cannot serve
+        self._plain = Chain([], self.estimator).plain  # raises for an estimator that cannot serve
         self._groups: list[list[Slot]] = []
         self._states: list[Tree] = []
         self._chain: Chain | None = None
@@ -100,7 +100,7 @@ class MetaOptimizer:
         if chain is None or not _same(held, self._left):
             chain = Chain(held, self.estimator, state=self._states)
             if any(x is not y for x, y in zip(held, chain.params, strict=True)):
-                loss = rebased(loss, held, chain.params)
+                loss = rebased(loss, held, chain.params, chain.bends)
         chain.step(loss, self._update)
         fill(self._places, chain.params)
         self._left = [(x, x.is_leaf) for x in chain.params]
@@ -143,7 +143,9 @@ class MetaOptimizer:
         return moved, after
 
     def _fresh(self, group: list[Slot]) -> Tree:
-        return self.impl.init(tuple(slot.get().detach() for slot in group))
+        state = self.impl.init(tuple(slot.get().detach() for slot in group))
+        # Some moments ask for a gradient from the first. Nobody has these, so that nobody could miss it.
+        return state if self._plain else detached(state)
 
 
 def _same(held: list[Tensor], left: list[tuple[Tensor, bool]]) -> bool:

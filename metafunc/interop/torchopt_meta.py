@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import torch.nn as nn
 
-from metafunc import errors
 from metafunc.estimator import Estimator
+from metafunc.interop.library import TORCHOPT
 from metafunc.interop.torchopt_base import MetaOptimizer
 
 
@@ -247,8 +246,4 @@ MetaAdamax = MetaAdaMax
 
 
 def _functional(name: str, **options: Any) -> Any:
-    try:
-        torchopt = importlib.import_module("torchopt")
-    except ImportError as error:
-        raise errors.not_installed(f"torchopt.{name}", "torchopt", "torchopt") from error
-    return getattr(torchopt, name)(**options)
+    return TORCHOPT.attribute(name)(**options)

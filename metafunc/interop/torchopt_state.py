@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metafunc import errors, tree
 from metafunc.interop.errors import other_module
+from metafunc.interop.library import TORCHOPT
 from metafunc.interop.modules import containers, update
 from metafunc.interop.torchopt_base import MetaOptimizer, States
 
@@ -126,6 +127,25 @@ def stop_gradient(target: Any) -> None:
         if isinstance(x, Tensor):
             recorded = x.requires_grad
             x.detach_().requires_grad_(recorded)
+
+
+def module_detach_(target: Any) -> Any:
+    """:func:`stop_gradient`, with the target returned, as ``torchopt.module_detach_`` 0.7.3."""
+    stop_gradient(target)
+    return target
+
+
+def module_clone(
+    target: Any, *, by: str = "reference", detach_buffers: bool = False, device: Any = None
+) -> Any:
+    """``torchopt.module_clone`` of a module or of a tree of tensors.
+
+    Raises:
+        TypeError: For an optimizer of this package, whose steps belong to its own module.
+    """
+    if isinstance(target, MetaOptimizer):
+        raise errors.not_a("target", "a module or a tree of tensors (for an optimizer, state_dict())", target)
+    return TORCHOPT.attribute("module_clone")(target, by=by, detach_buffers=detach_buffers, device=device)
 
 
 def _replicate(by: str, device: Any) -> Callable[[Tensor], Tensor]:

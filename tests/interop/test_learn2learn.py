@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import pytest
@@ -269,8 +270,13 @@ def test_a_parameter_that_the_loss_leaves_out() -> None:
 def test_steps_of_biased_estimators_do_not_accumulate() -> None:
     net, (support, _) = mlp(), data()
     for estimator in (mf.FirstOrder(), mf.Truncated(2), mf.Implicit(mf.CG(3))):
-        for make in (MAML, MetaSGD)[: 1 if isinstance(estimator, mf.Implicit) else 2]:
-            assert growth(make(net, 0.01, estimator=estimator), support, 40) == 0
+        assert growth(MAML(net, 0.01, estimator=estimator), support, 40) == 0
+    assert growth(MetaSGD(net, 0.01, estimator=mf.Truncated(2)), support, 40) == 0
+    # A learned rate has a direct gradient through every move: the moves are kept, which are a few copies of a
+    # parameter each, not the activations of a step.
+    assert growth(MetaSGD(net, 0.01, estimator=mf.FirstOrder()), support, 20) <= 20 * 3 * len(
+        list(net.parameters())
+    )
     assert growth(MAML(net, 0.01, estimator=mf.Explicit()), support, 20) > 20
 
 
@@ -308,16 +314,55 @@ def test_refusals_at_construction() -> None:
         assert repr(estimator) in text
 
 
-def test_refusals_at_clone() -> None:
-    net = mlp()
+def test_refusals_of_frozen_parameters() -> None:
+    net, (support, _) = mlp(), data()
     net[0].requires_grad_(False)
-    text = message(ValueError, MAML(net, LR).clone)
+    learner = MAML(net, LR).clone()
+    text = message(ValueError, lambda: adapted(MAML(net, LR), support))
     assert "got frozen ones: 0.weight, 0.bias" in text
     assert "allow_nograd=True" in text
+    learner.adapt(F.mse_loss(learner(support[0]), support[1]), allow_nograd=True)
+    assert torch.equal(learner.module[0].weight, net[0].weight)
+    assert not torch.equal(learner.module[2].weight, net[2].weight)
+    learner = MAML(net, LR, allow_nograd=True).clone()
+    text = message(ValueError, lambda: learner.adapt(learner(support[0]).sum(), allow_nograd=False))
+    assert "got frozen ones" in text
     net.requires_grad_(False)
     assert "at least one parameter that requires a gradient" in message(
         ValueError, MAML(net, LR, allow_nograd=True).clone
     )
+
+
+def test_the_arguments_of_adapt_are_learn2learns() -> None:
+    assert list(inspect.signature(MAML.adapt).parameters) == [
+        "self",
+        "loss",
+        "first_order",
+        "allow_unused",
+        "allow_nograd",
+    ]
+    net, (support, query) = mlp(), data()
+    learner = MAML(net, LR).clone()
+    for _ in range(STEPS):
+        learner.adapt(F.mse_loss(learner(support[0]), support[1]), False, True, True)
+    found = torch.autograd.grad(F.mse_loss(learner(query[0]), query[1]), list(net.parameters()))
+    close(flat(found), flat(written(net, support, query)), 1e-11)
+
+
+@pytest.mark.parametrize("make", [MAML, MetaSGD])
+def test_a_clone_has_the_modes_of_the_module_and_changes_none(make: Any) -> None:
+    net: Any = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, 1))
+    maml = make(net, LR)
+    for change in (net[1].eval, net.eval, maml.train, maml.eval, net[2].train):
+        change()
+        before = [part.training for part in net.modules()]
+        learner = maml.clone()
+        assert [part.training for part in net.modules()] == before
+        assert [part.training for part in learner.module.modules()] == before
+        assert learner.training == maml.training
+    net.eval()
+    support, _ = data()
+    assert torch.equal(maml.clone()(support[0]), net(support[0]))
 
 
 def test_refusals_at_adapt() -> None:

@@ -114,6 +114,14 @@ def test_schedules_and_chains() -> None:
     close(gradient(lambda m: ours.MetaOptimizer(m, impl), module, support, query), expected, 1e-11)
 
 
+BIASED = [
+    mf.FirstOrder(),
+    mf.Truncated(0),
+    mf.Truncated(1),
+    mf.Truncated(3),
+    mf.Binomial(1),
+    mf.Implicit(mf.CG(3)),
+]
 ESTIMATORS = [mf.Explicit(), mf.FirstOrder(), mf.Truncated(2), mf.Truncated(3)]
 
 
@@ -386,6 +394,92 @@ def test_a_chain_from_tensors_with_a_history(estimator: Any) -> None:
     close(run(copy.deepcopy(net), "copy"), run(copy.deepcopy(net), "reference"), 1e-14)
 
 
+@pytest.mark.parametrize("estimator", [mf.Truncated(3), mf.Binomial(3)], ids=repr)
+def test_a_chain_from_tensors_with_a_history_that_the_loss_depends_on_too(estimator: Any) -> None:
+    net, (support, query) = mlp(), data()
+
+    def run(library: Any, **options: Any) -> Tensor:
+        module = copy.deepcopy(net)
+        start = list(module.parameters())
+        optimizer = library.MetaSGD(module, 0.2, **options)
+        library.recover_state_dict(module, library.extract_state_dict(module, by="copy"))
+        for _ in range(STEPS):
+            pairs = zip(module.parameters(), start, strict=True)
+            optimizer.step(
+                loss_of(module, support) + sum((p * q).sum() + ((p - q) ** 2).sum() for p, q in pairs)
+            )
+        return flat(torch.autograd.grad(loss_of(module, query), start))
+
+    close(run(ours, estimator=estimator), run(theirs), 1e-11)
+
+
+@pytest.mark.parametrize("estimator", BIASED, ids=repr)
+def test_backward_does_not_miss_moments_that_nobody_has(estimator: Any) -> None:
+    net, (support, query) = mlp(), data()
+    optimizer = ours.MetaAdam(net, 0.05, estimator=estimator)
+    start = list(net.parameters())
+    for _ in range(STEPS):
+        pairs = zip(net.parameters(), start, strict=True)
+        optimizer.step(loss_of(net, support) + sum(((p - q) ** 2).sum() for p, q in pairs))
+    loss_of(net, query).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in start)
+
+
+def test_initial_moments_that_are_learned() -> None:
+    net, (support, query) = mlp(), data()
+
+    def run(estimator: Any) -> Tensor:
+        module = copy.deepcopy(net)
+        optimizer = ours.MetaSGD(module, 0.2, momentum=0.9, estimator=estimator)
+        state = theirs.pytree.tree_map(
+            lambda x: torch.full_like(x, 0.3).requires_grad_(), tuple(optimizer.state_dict())
+        )
+        optimizer.load_state_dict(state)
+        for _ in range(STEPS):
+            optimizer.step(loss_of(module, support))
+        learned = [x for x in theirs.pytree.tree_leaves(state) if isinstance(x, Tensor)]
+        return flat(torch.autograd.grad(loss_of(module, query), learned))
+
+    expected = run(mf.Explicit())  # plain autograd
+    assert expected.norm() > 1e-3
+    close(run(mf.Truncated(STEPS)), expected, 1e-11)
+    assert (run(mf.FirstOrder()) - expected).norm() > 1e-3
+    for estimator in (mf.Truncated(1), mf.Truncated(0)):
+        with pytest.raises(mf.ZeroGradientError):
+            run(estimator)
+
+
+def test_all_public_names_are_there() -> None:
+    own = {name for name in theirs.__all__ if "Meta" in name} | {
+        "clip_grad_norm",
+        "extract_state_dict",
+        "recover_state_dict",
+        "stop_gradient",
+        "module_clone",
+        "module_detach_",
+    }
+    for name in theirs.__all__:
+        assert name in dir(ours)
+        assert (getattr(ours, name) is getattr(theirs, name)) == (name not in own), name
+    assert ours.linear_solve.solve_cg is theirs.linear_solve.solve_cg
+    assert ours.diff is theirs.diff
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = ours.nothing
+
+
+def test_a_module_is_cloned_and_detached() -> None:
+    net, (support, _) = conv(), data()
+    optimizer = ours.MetaSGD(net, 0.1)
+    optimizer.step(loss_of(net, support))
+    copied = ours.module_clone(net, by="copy")
+    assert torch.equal(copied(support[0]), net(support[0]))
+    assert all(p.grad_fn is not None for p in copied.parameters())
+    assert ours.module_detach_(net) is net
+    assert all(p.is_leaf for p in net.parameters())
+    with pytest.raises(TypeError, match=r"state_dict\(\)"):
+        ours.module_clone(optimizer)
+
+
 @pytest.mark.parametrize("estimator", [mf.Explicit(), mf.Truncated(3), mf.Implicit(mf.CG(10))], ids=repr)
 def test_the_loss_may_depend_on_other_leaves(estimator: Any) -> None:
     net, (support, query) = nn.Linear(2, 1), data()
@@ -426,6 +520,7 @@ def test_refusals_at_construction(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "that requires a gradient" in message(ValueError, lambda: ours.MetaSGD(frozen, 0.1))
     monkeypatch.setitem(sys.modules, "torchopt", None)
     assert "pip install 'metafunc[torchopt]'" in message(ImportError, lambda: ours.MetaSGD(net, 0.1))
+    assert "pip install 'metafunc[torchopt]'" in message(ImportError, lambda: ours.adam)
 
 
 @pytest.mark.parametrize("estimator", [mf.Explicit(), mf.FirstOrder()], ids=repr)

@@ -10,15 +10,15 @@ from __future__ import annotations
 from typing import Any
 
 from metafunc.interop.higher import optim, patch, utils
-from metafunc.interop.higher.library import attribute, names
 from metafunc.interop.higher.loop import innerloop_ctx
+from metafunc.interop.library import HIGHER
 
 __all__ = ["innerloop_ctx", "optim", "patch", "utils"]
 
 
 def __getattr__(name: str) -> Any:
-    return attribute("higher.patch" if name == "make_functional" else "higher", name)
+    return HIGHER.attribute(name, "patch" if name == "make_functional" else "")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *names("higher"), "make_functional"})
+    return sorted({*globals(), *HIGHER.names(), "make_functional"})

@@ -11,9 +11,9 @@ import torch
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
 from metafunc.imperative import Chain
-from metafunc.interop.higher.library import load
 from metafunc.interop.higher.module import hold
-from metafunc.interop.higher.optimizer import followed
+from metafunc.interop.higher.optimizer import followed, plain
+from metafunc.interop.library import HIGHER
 
 
 @contextmanager
@@ -67,11 +67,11 @@ def innerloop_ctx(
         ...         dopt.step(F.cross_entropy(fnet(x), y))
         ...     F.cross_entropy(fnet(x_query), y_query).backward()
     """
-    higher = load()
+    higher = HIGHER.load()
     keep = {"copy_initial_weights": copy_initial_weights, "track_higher_grads": track_higher_grads}
     if estimator is None or estimator == Explicit():
-        with higher.innerloop_ctx(model, opt, device, override=override, **keep) as pair:
-            yield pair
+        with higher.innerloop_ctx(model, opt, device, override=override, **keep) as (fmodel, diffopt):
+            yield fmodel, plain(diffopt) if estimator and track_higher_grads else diffopt
         return
     fmodel = higher.monkeypatch(model, device, **keep)
     chain = Chain(fmodel.fast_params, estimator)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from metafunc.interop.higher.library import attribute, names
+from metafunc.interop.library import HIGHER
 
 
 def __getattr__(name: str) -> Any:
-    return attribute("higher.optim", name)
+    return HIGHER.attribute(name, "optim")
 
 
 def __dir__() -> list[str]:
-    return names("higher.optim")
+    return HIGHER.names("optim")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 from torch import Tensor
 
-from metafunc.imperative import Chain, State
+from metafunc.imperative import Chain, State, marked
+from metafunc.imperative.reach import check_loss, edges
+from metafunc.imperative.record import no_recomputation
 from metafunc.interop.higher.module import check_current
 
 Callback = Callable[[list[Tensor | None]], list[Tensor | None]]
@@ -64,10 +67,41 @@ class Followed:
         return new
 
 
+class Plain:
+    """What differs from higher where plain autograd is the rule: checkpoints are refused, and other loops are told."""
+
+    _fmodel: Any
+
+    def step(self, loss: Tensor, params: Iterable[Tensor] | None = None, **kwargs: Any) -> list[Tensor]:
+        """One step; the arguments and the result are those of ``higher.optim.DifferentiableOptimizer.step``."""
+        now = list(self._fmodel.fast_params if params is None else params)
+        at = [x for x in now if x.requires_grad]
+        step: Any = getattr(super(), "step")  # noqa: B009  (of higher's class, which comes next)
+        check_loss(loss, edges(at), curved=False)
+        with no_recomputation([loss], at):
+            new = marked(step(loss, None if params is None else now, **kwargs))
+        self._fmodel._fast_params.pop()  # higher keeps the parameters after every step
+        self._fmodel.update_params(new)
+        return new
+
+
 def followed(diffopt: Any, chain: Chain) -> Any:
     """An optimizer made by ``higher.get_diff_optim``, with its steps taken by ``chain``."""
     chain.state = diffopt.state
-    kind = diffopt.__class__
-    new = object.__new__(type(kind.__name__, (Followed, kind), {}))
-    vars(new).update(vars(diffopt), _chain=chain)
+    return _derived(diffopt, Followed, _chain=chain)
+
+
+def plain(diffopt: Any) -> Any:
+    """An optimizer made by ``higher.get_diff_optim``, which refuses what plain autograd would get wrong."""
+    return _derived(diffopt, Plain)
+
+
+def _derived(diffopt: Any, mixin: type, **more: Any) -> Any:
+    new = object.__new__(_kind(mixin, type(diffopt)))
+    vars(new).update(vars(diffopt), **more)
     return new
+
+
+@cache  # a class is in cycles with itself: one for every loop would be left to the garbage collector
+def _kind(mixin: type, kind: type) -> Any:
+    return type(kind.__name__, (mixin, kind), {})

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from metafunc.interop.higher.library import attribute, names
+from metafunc.interop.library import HIGHER
 
 
 def __getattr__(name: str) -> Any:
-    return attribute("higher.patch", name)
+    return HIGHER.attribute(name, "patch")
 
 
 def __dir__() -> list[str]:
-    return names("higher.patch")
+    return HIGHER.names("patch")
