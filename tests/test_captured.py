@@ -337,6 +337,27 @@ def test_another_tensor_in_the_same_place_is_noticed(estimator: mf.Estimator) ->
     close(torch.autograd.grad(value(parameter), parameter)[0], grad(expected)(SCALE), 1e-9)
 
 
+def test_another_tensor_in_a_declared_objective_is_noticed() -> None:
+    """The objective of a black box is evaluated in the backward pass alone."""
+    held: dict[str, Tensor] = {"s": SCALE}
+    x, y = X[0], Y[0]
+
+    def solution(s: Tensor, theta: Tensor) -> Tensor:
+        return torch.linalg.solve(x.T @ x / 3 + 2 * s * torch.eye(3), x.T @ y / 3 + 2 * s * theta)
+
+    @mf.Implicit(mf.Direct())
+    @mf.minimizes(lambda phi, theta: squares(phi, (x, y)) + held["s"] * (phi - theta).square().sum())
+    def adapt(theta: Tensor) -> Tensor:
+        return solution(held["s"].detach(), theta)
+
+    keep = []
+    for factor in (1.0, 1.5, 2.0):
+        held["s"] = (factor * SCALE).requires_grad_()
+        keep.append(held["s"])
+        expected = grad(lambda s: outer(solution(s, THETA), Q[0]))(held["s"].detach())
+        close(torch.autograd.grad(outer(adapt(THETA), Q[0]), held["s"])[0], expected, 1e-9)
+
+
 @pytest.mark.parametrize("estimator", [mf.Explicit(), mf.Truncated(K), mf.Binomial(K)], ids=repr)
 def test_the_rest_of_a_module(estimator: mf.Estimator) -> None:
     """Adapting the head through a partial dict of parameters: the body, which the loss closes over, is learned too."""
