@@ -13,14 +13,14 @@ import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from itertools import count
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from metafunc import autodiff, errors, rule, tree
-from metafunc.generators import undisturbed
+from metafunc.generators import Snapshot, undisturbed
 from metafunc.tree import Tree
 
 T = TypeVar("T")
@@ -29,10 +29,11 @@ T = TypeVar("T")
 class Held:
     """The captured tensors as the user's functions know them; a leaf of the arguments that no operation looks into."""
 
-    __slots__ = ("inside", "originals", "recording", "watched")
+    __slots__ = ("draws", "inside", "originals", "recording", "watched")
 
-    def __init__(self, originals: Sequence[Tensor], watching: bool) -> None:
+    def __init__(self, originals: Sequence[Tensor], watching: bool, draws: Snapshot | None = None) -> None:
         self.originals = tuple(originals)
+        self.draws = draws  # where the generators stand at every evaluation, if that matters
         self.recording = torch.is_grad_enabled()
         self.inside = False  # of one of the functions, whose operands are seen to; it may call others of them
         self.watched: set[int] | None = set() if watching else None
@@ -45,11 +46,14 @@ class Held:
         return True
 
 
-class Captured(NamedTuple):
-    """Captured tensors, and what stands for them now."""
+Captured: TypeAlias = tuple[Any, ...]
+"""A :class:`Held` and, for each of its tensors, what stands for that now; empty where nothing has to be seen to."""
 
-    held: Held
-    values: list[Tensor]
+
+def drawing_from(captured: Captured, snapshot: Snapshot) -> Captured:
+    """The same, for functions that draw what was drawn after the snapshot."""
+    held, *values = captured
+    return Held(held.originals, False, snapshot), *values
 
 
 class Uncaptured(Exception):  # noqa: N818  (it never leaves the package)
@@ -60,31 +64,31 @@ class Uncaptured(Exception):  # noqa: N818  (it never leaves the package)
         self.held = held
 
 
-@contextmanager
-def standing_in(captured: Captured | tuple[()], fn: object, args: Tree) -> Generator[Callable[[Tree], Tree]]:
-    """Within it ``fn``, which is called with ``args``, gets the arguments in place of the tensors that it captured.
+def call(captured: Captured, fn: Callable[..., Tree], args: tuple[Tree, ...], known_as: object) -> Tree:
+    """``fn(*args)``, with the arguments in place of the tensors that it captured.
 
-    Yields:
-        What its outcome has to go through, which may be a captured tensor as it is.
+    Args:
+        captured: Not empty.
+        fn: The function.
+        args: Its arguments.
+        known_as: Whose operands are looked at once in a call of :meth:`Closure.run`.
 
     Raises:
         Uncaptured: If it reaches another captured tensor that had to be an argument.
     """
-    if not isinstance(captured, Captured):
-        yield _as_it_is
-        return
-    held, values = captured
-    watch = held.watch(fn)
+    held: Held = captured[0]
+    if held.draws is not None:
+        held.draws.restore()
+    watch = held.watch(known_as)
     if held.inside or not (watch or held.originals):
-        yield _as_it_is
-        return
+        return fn(*args)
 
     def found(_: Tensor) -> None:
         raise Uncaptured(held)
 
-    swap = dict(zip(map(id, held.originals), values, strict=True))
+    swap = dict(zip(map(id, held.originals), captured[1:], strict=True))
     with _Operands(swap, _tensors(args) if watch else None, held.recording, found, held) as operands:
-        yield operands.returned
+        return operands.returned(fn(*args))
 
 
 @contextmanager
@@ -99,10 +103,6 @@ def refusing(args: Tree) -> Generator[None]:
         yield
 
 
-def _as_it_is(out: Tree) -> Tree:
-    return out
-
-
 class Closure:
     """What some functions have captured, from one call to the next."""
 
@@ -115,7 +115,7 @@ class Closure:
 
     def run(
         self,
-        fn: Callable[[Captured | tuple[()]], T],
+        fn: Callable[[Captured], T],
         touch: Callable[[Tree], Tree],
         args: Tree,
         name: str,
@@ -124,14 +124,16 @@ class Closure:
         """``fn(captured)``, and once more if it met a captured tensor that was not known.
 
         Args:
-            fn: Calls the functions, each within :func:`standing_in`.
+            fn: Calls the functions, each by :func:`call`.
             touch: Calls all of them once at some arguments, and returns what they return.
             args: The arguments.
             name: What errors call the functions.
             unseen: Whether ``fn`` does not call all of the functions itself, so that they have to be looked at before.
         """
-        if torch.compiler.is_compiling() or not autodiff.is_active():
+        if torch.compiler.is_compiling():
             return fn(())
+        if not autodiff.is_active():
+            return fn((Held((), False),))
         for attempt in count():
             if unseen or not self._seen or not self._watching:
                 self._refs, self._seen = [weakref.ref(x) for x in look(touch, args, name)], True
@@ -139,20 +141,20 @@ class Closure:
             try:
                 return fn(captured)
             except Uncaptured as met:
-                if met.held is not captured.held:
+                if met.held is not captured[0]:
                     raise
                 # The second time it is something that the function makes itself, in a way that torch shows to nobody.
                 # Then what happens during the call says nothing, and every call has to look before.
                 self._seen, self._watching = False, attempt == 0
             finally:
-                captured.held.watched = None  # a pull-back comes too late to make anything an argument
+                captured[0].watched = None  # a pull-back comes too late to make anything an argument
         raise AssertionError  # what is not watched is not met
 
     def _captured(self) -> Captured:
         recording = torch.is_grad_enabled()
         alive = [x for x in self._alive() if _is_followed(x, recording)]
         # Views, since these tensors may have been captured by a function around this one, too.
-        return Captured(Held(alive, self._watching), [x.view_as(x) for x in alive])
+        return Held(alive, self._watching), *(x.view_as(x) for x in alive)
 
     def _alive(self) -> list[Tensor]:
         return [x for ref in self._refs if (x := ref()) is not None]
@@ -192,11 +194,10 @@ def vmap(
         if not autodiff.is_recording(args):
             return rule.vmap(fn, in_dims, size, randomness)(*args)
 
-        def bound(captured: Captured | tuple[()], *args: Tree) -> Tree:
-            with standing_in(captured, bound, args) as returned:
-                return returned(fn(*args))
+        def bound(captured: Captured, *args: Tree) -> Tree:
+            return call(captured, fn, args, fn) if captured else fn(*args)
 
-        def run(captured: Captured | tuple[()]) -> Tree:
+        def run(captured: Captured) -> Tree:
             dims = (tree.map(lambda _: None, captured), *in_dims)
             return rule.vmap(bound, dims, size, randomness)(captured, *args)
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from metafunc import autodiff, errors, tree
-from metafunc.captured import Captured, Closure, refusing, standing_in
-from metafunc.generators import Snapshot
+from metafunc.captured import Captured, Closure, refusing
+from metafunc.captured import call as call_with
 from metafunc.rule import Handle, Rule, Stats, call
 from metafunc.tree import Tree
 
@@ -30,8 +30,7 @@ class Args(NamedTuple):
     data: tuple[Tree, ...]
     hyper: Tree  # tensors given when the solver was declared, such as a learned ``lr``
     guess: Tree = ()  # where an implicit estimator's linear solver starts, if anywhere; no derivative flows to it
-    captured: Captured | tuple[()] = ()  # what the user's functions reach on the side
-    draws: Snapshot | tuple[()] = ()  # where the generators stand at every evaluation, if that matters
+    captured: Captured = ()  # what the user's functions reach on the side
 
 
 Objective = Callable[[Tree, Args], Tensor]
@@ -193,17 +192,14 @@ class Bound:
     own: bool = False
 
     def __call__(self, *given: Any) -> Any:
-        """What ``fn`` returns; it draws from where ``args.draws`` says."""
-        args: Args = given[-1]
-        if args.draws:
-            args.draws.restore()
-        if self.own or not args.captured:
-            if self.own or torch.compiler.is_dynamo_compiling() or not autodiff.is_traced():
-                return self.fn(*given)
-            with refusing(given):
-                return self.fn(*given)
-        with standing_in(args.captured, self, given) as returned:
-            return returned(self.fn(*given))
+        """What ``fn`` returns."""
+        captured = given[-1].captured
+        if captured and not self.own:
+            return call_with(captured, self.fn, given, self)
+        if self.own or torch.compiler.is_dynamo_compiling() or not autodiff.is_traced():
+            return self.fn(*given)
+        with refusing(given):
+            return self.fn(*given)
 
 
 def bound(fn: Callable[..., Any] | None) -> Any:
@@ -330,4 +326,4 @@ def scalar(objective: Callable[..., Any], name: str) -> Callable[..., Tensor]:
 
 def from_theta(init: Callable[[Tree], Tree] | None) -> Callable[[Args], Tree]:
     """An ``init=`` option as a function of the arguments; by default ``phi`` starts at ``theta`` itself."""
-    return (lambda args: args.theta) if init is None else (lambda args: init(args.theta))
+    return Bound(lambda args: args.theta, own=True) if init is None else (lambda args: init(args.theta))

@@ -8,6 +8,7 @@ from typing import Any
 
 from metafunc import errors, tree
 from metafunc.autodiff import jvp, vjp
+from metafunc.captured import drawing_from
 from metafunc.curvature import Curvature, Exact
 from metafunc.generators import Draws, taped
 from metafunc.inner import Args, Gradient, Inner, advance, plain_gradient
@@ -65,11 +66,11 @@ class Path:
     def linearize_step(self, state: State, args: Args, needs: Tree) -> Callable[[State], tuple[State, Tree]]:
         """The pull-back of a step: from the cotangent of the next state to those of this one and of the arguments."""
         every = tree.map(tree.is_float, state)
-        _, pull = vjp(self.step, state, args, needs=(every, _like(args, needs, False)))
+        _, pull = vjp(self.step, state, args, needs=(every, needs))
 
         def pull_step(v: State) -> tuple[State, Tree]:
             state_bar, args_bar = pull(v)
-            return state_bar, args_bar._replace(draws=())
+            return state_bar, args_bar
 
         return pull_step
 
@@ -79,16 +80,16 @@ class Path:
 
     def pull_first(self, args: Args, v: State, needs: Tree) -> Tree:
         """From the cotangent of the first state to that of the arguments."""
-        _, pull = vjp(self.first, args, needs=(_like(args, needs, False),))
-        return pull(v)[0]._replace(draws=())
+        _, pull = vjp(self.first, args, needs=(needs,))
+        return pull(v)[0]
 
     def push_step(self, state: State, args: Args, t: State, tangent: Tree) -> State:
         """From the tangents of a state and of the arguments to that of the next state."""
-        return jvp(self.step, (state, args), (t, _like(args, tangent, None)))[1]
+        return jvp(self.step, (state, args), (t, tangent))[1]
 
     def push_first(self, args: Args, tangent: Tree) -> State:
         """From the tangent of the arguments to that of the first state."""
-        return jvp(self.first, (args,), (_like(args, tangent, None),))[1]
+        return jvp(self.first, (args,), (tangent,))[1]
 
 
 def note(tape: Draws) -> None:
@@ -99,12 +100,7 @@ def note(tape: Draws) -> None:
 
 def at_step(args: Args, tape: Draws, k: int) -> Args:
     """The arguments with which step ``k`` draws what it drew the first time; -1 is the initialisation."""
-    return args._replace(draws=tape.before(k)) if tape else args
-
-
-def _like(args: Args, flags: Tree, flag: Any) -> Tree:
-    """The flags of the arguments of a rule as flags of those with which a step draws again."""
-    return flags._replace(draws=flag) if args.draws else flags
+    return args._replace(captured=drawing_from(args.captured, tape.before(k))) if tape else args
 
 
 def cotangent_of_phi(v: Tree | None, state: State) -> State:

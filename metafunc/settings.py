@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from metafunc import errors, tree
-from metafunc.inner import Args
+from metafunc.inner import Args, Bound
 from metafunc.tree import Tree
 
 Setting: TypeAlias = float | Tensor | Callable[[Tree], Any] | dict[str, Any] | list[Any] | tuple[Any, ...]
@@ -44,7 +44,7 @@ class Settings:
     def _reader(name: str, value: Any) -> Callable[[Args], Any]:
         if callable(value):
             return lambda args: value(args.theta)
-        return lambda args: args.hyper.get(name, value)
+        return Bound(lambda args: args.hyper.get(name, value), own=True)
 
 
 def check_setting(name: str, value: Any, low: float, high: float, strict: bool, hint: str) -> None:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from metafunc import autodiff, errors, tree
-from metafunc.captured import Captured, Closure, Uncaptured, standing_in
+from metafunc.captured import Captured, Closure, Uncaptured
+from metafunc.captured import call as call_with
 from metafunc.decorators import check_callable
 from metafunc.estimators import Implicit
 from metafunc.inner import Args, Bound, Inner
@@ -161,13 +162,13 @@ def custom_root(
 
             rule, solution = _Solution(root, run, name, []), list[Tree]()
 
-            def attempt(captured: Captured | tuple[()]) -> tuple[Tree, ...]:
+            def attempt(captured: Captured) -> tuple[Tree, ...]:
                 args = Args(given, (_detach(first),), (), captured=captured)
                 out = call(Handle(rule), args)
                 solution[:] = [_detach(out[0])]
                 try:
-                    with standing_in(captured, optimality_fn, (solution, args)):
-                        residual(solution[0], args)
+                    if captured:
+                        call_with(captured, residual, (solution[0], args), residual)
                 except Uncaptured:
                     raise
                 except Exception:  # it says so itself when it is differentiated
