@@ -1,6 +1,7 @@
 """metafunc: meta-gradients as composable transforms on torch.func."""
 
 from metafunc import bayes, bounds, data, nets, optim, training
+from metafunc.batching import Loop, Vmap
 from metafunc.check import check
 from metafunc.compare import compare
 from metafunc.curvature import CentralDifference, Exact, GaussNewton
@@ -8,6 +9,7 @@ from metafunc.decorators import iterates, minimizes, solves
 from metafunc.errors import (
     CheckError,
     ForwardModeError,
+    NotFiniteError,
     SecondDerivativeError,
     ZeroGradientError,
 )
@@ -27,7 +29,7 @@ from metafunc.inner import Inner
 from metafunc.linear import CG, GMRES, MINRES, Diagonal, Direct, Jacobi, LinearSolver, Neumann, NormalCG
 from metafunc.memory import peak_memory
 from metafunc.meta_optimizer import MetaOptimizer
-from metafunc.metagrad import Loop, MetaGrad, Vmap, meta_grad
+from metafunc.metagrad import MetaGrad, meta_grad
 from metafunc.outer import MetaStep
 from metafunc.philox import fold_in
 from metafunc.solvers import Composed, adam, gradient_descent, nesterov, newton_cg, optimizer_loop
@@ -64,6 +66,7 @@ __all__ = [
     "MetaStep",
     "Neumann",
     "NormalCG",
+    "NotFiniteError",
     "Reptile",
     "SecondDerivativeError",
     "Truncated",

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from metafunc import errors, tree
+from metafunc.batching import Batching
 from metafunc.estimator import Adapt, Estimator
 from metafunc.estimators import Explicit
 from metafunc.inner import Inner
 from metafunc.memory import peak_memory
-from metafunc.metagrad import Batching, meta_grad
+from metafunc.metagrad import meta_grad
 from metafunc.tree import Tree
 
 Candidate = Estimator | Adapt

@@ -25,6 +25,10 @@ class ZeroGradientError(ValueError):
     leaves: tuple[int, ...] = ()
 
 
+class NotFiniteError(FloatingPointError):
+    """A meta-step was refused, as its loss or gradient is not finite; nothing was changed by it."""
+
+
 class CheckError(RuntimeError):
     """:func:`metafunc.check` found a result that should not be used."""
 
@@ -479,13 +483,141 @@ def loss_without_parameters(names: list[str]) -> ValueError:
     )
 
 
-def state_of_another(expected: str, got: Any) -> ValueError:
+def wrapped_module(name: str, path: str, kind: str) -> TypeError:
+    where = f" at {path!r}" if path else ""
+    return TypeError(
+        say(
+            name,
+            "the module itself, on one device in every process",
+            f"a {kind}{where}, whose hooks a function of the parameters does not run: processes would drift apart",
+            f"wrap nothing: give the {name} inside (.module), and after meta.backward(tasks) call "
+            "torch.distributed.all_reduce(p.grad) and p.grad /= torch.distributed.get_world_size() for every "
+            "parameter p, and then step the optimizer",
+        )
+    )
+
+
+def scheduler_of_figures(kind: str) -> TypeError:
+    return TypeError(
+        say(
+            "scheduler",
+            "one that is stepped after every meta-step, without a figure",
+            f"{kind}, which waits for one",
+            f"leave scheduler= out, and call the {kind}'s step(score) yourself, after a validation",
+        )
+    )
+
+
+def scheduler_of_another(kind: str) -> ValueError:
+    return ValueError(
+        say(
+            "scheduler",
+            "a scheduler of the optimizer that is given",
+            f"a {kind} of another one",
+            "build it with that optimizer",
+        )
+    )
+
+
+def metrics_without_names(value: Any) -> TypeError:
+    got = getattr(value, "__name__", None) or describe(value)
+    return TypeError(
+        say(
+            "metrics",
+            "functions metric(outputs, targets) -> scalar by name",
+            got,
+            f"write metrics={{'name': {got}}}",
+        )
+    )
+
+
+def metric_by_a_taken_name(name: str, taken: tuple[str, ...]) -> ValueError:
+    return ValueError(
+        say("metrics", f"other names than {', '.join(taken)}", repr(name), "give that metric another name")
+    )
+
+
+def not_a_recipe(name: str, value: Any, made: bool = False) -> TypeError:
+    got = repr(value) if not isinstance(value, Tensor) else describe(value)
+    return TypeError(
+        say(
+            name,
+            "a function from a problem to an inner problem without an estimator",
+            f"one that returns {got[:80]}" if made else got[:80],
+            f"write {name}=lambda p: mf.gradient_descent(**p, lr=0.01, steps=5), say, and give estimator= beside it",
+        )
+    )
+
+
+def frozen_later(names: list[str]) -> ValueError:
+    return ValueError(
+        say(
+            "adapt",
+            "parameters that require a gradient",
+            f"{', '.join(names)}, frozen after they were chosen",
+            "call requires_grad_() on them, or build the meta-optimizer anew with adapt= naming the others",
+        )
+    )
+
+
+def not_copied(name: str, path: str, value: Any, error: Exception) -> TypeError:
+    return TypeError(
+        say(
+            name,
+            "attributes that can be copied",
+            f"{path}, a {type(value).__name__} ({error})",
+            "remove that attribute before, or give its class a __deepcopy__",
+        )
+    )
+
+
+def not_finite(count: int, data: list[int], losses: list[int]) -> NotFiniteError:
+    what, tasks = ("data that are", data) if data else ("an outer loss that is", losses)
+    named = ", ".join(map(str, tasks[:8])) + (", ..." if len(tasks) > 8 else "")
+    got = f"{what} not finite in task {named} of 0 to {count - 1}"
+    if not tasks:
+        got = "finite losses with a derivative that is not finite, as that of a square root at 0"
+    do = (
+        "leave such tasks out"
+        if data
+        else "lower the inner lr, or the outer one; no parameter was changed, so that the next batch may be tried"
+    )
+    return NotFiniteError(say("meta-gradient", "finite numbers", got, do))
+
+
+def not_a_state(own: Any, got: Any) -> ValueError:
+    got = f"entries {sorted(map(str, got))}" if isinstance(got, dict) else describe(got)
     return ValueError(
         say(
             "state",
-            f"that of {expected}",
-            f"that of {got}",
-            "build the meta-optimizer as it was when it was saved",
+            f"what state_dict() returned, with the entries {sorted(own)}",
+            got,
+            "load what was saved from a state_dict() of this version of the library",
+        )
+    )
+
+
+def state_of_another(differing: dict[str, tuple[Any, Any]]) -> ValueError:
+    here, there = (", ".join(f"{n}={pair[i]}" for n, pair in differing.items()) for i in range(2))
+    return ValueError(
+        say(
+            "state",
+            f"that of a loop with {here}",
+            f"that of one with {there}",
+            "build it as it was when it was saved",
+        )
+    )
+
+
+def state_of_another_module(own: dict[str, Any], got: dict[str, Any]) -> ValueError:
+    names = [name for name in {**own, **got} if own.get(name) != got.get(name)][:3]
+    ours, theirs = ([f"{n} {found.get(n, 'missing')}" for n in names] for found in (own, got))
+    return ValueError(
+        say(
+            "state",
+            f"that of a module with {', '.join(ours)}",
+            f"that of one with {', '.join(theirs)}",
+            "build the module as it was when it was saved",
         )
     )
 
@@ -657,7 +789,44 @@ def uneven_tasks(sizes: set[Any]) -> ValueError:
             "tasks",
             "tensors that all have the same leading axis of tasks",
             f"leading sizes {sorted(map(str, sizes))}",
-            "stack the tasks along a first axis, or leave tasks= out for a single task",
+            "stack the tasks along a first axis, as many in every tensor, or leave tasks= out for a single task",
+        )
+    )
+
+
+def no_tasks() -> ValueError:
+    return ValueError(say("tasks", "at least one task", "none", "leave out batches that are empty"))
+
+
+def not_a_tensor(path: str, value: Any) -> TypeError:
+    return TypeError(
+        say(
+            f"tasks at {path}",
+            "torch tensors",
+            f"{type(value).__module__.partition('.')[0]}'s {type(value).__name__}",
+            "turn it into a tensor first, with torch.from_numpy(array) or torch.as_tensor(array)",
+        )
+    )
+
+
+def other_entries(i: int, got: list[Any], first: list[Any]) -> ValueError:
+    return ValueError(
+        say(
+            f"tasks[{i}]",
+            'a mapping with "support" and "query", and with the same entries as the first task',
+            f"{sorted(map(str, got))} beside {sorted(map(str, first))}",
+            "give every task as {'support': (inputs, targets), 'query': (inputs, targets)}",
+        )
+    )
+
+
+def tasks_of_different_size(i: int, got: Any, first: Any) -> ValueError:
+    return ValueError(
+        say(
+            "tasks",
+            "tasks of one shape, as Vmap() stacks them",
+            f"{got} in task {i} and {first} in task 0",
+            "use tasks=mf.Loop(), which takes them as they are",
         )
     )
 

@@ -237,15 +237,17 @@ def _version(buffer: Tensor) -> int:
 
 
 def _chosen(module: nn.Module, trained: list[str], adapt: Any) -> tuple[str, ...]:
+    """The names of the parameters that are chosen. A tied one has several names, of which torch lists the first."""
     wanted = [adapt] if isinstance(adapt, nn.Module | str) else list(adapt)
-    names: set[str] = set()
+    every = list(module.named_parameters(remove_duplicate=False))
+    chosen: set[int] = set()
     for part in wanted:
         if isinstance(part, nn.Module):
             inside = {id(p) for p in part.parameters()}
-            found = {name for name, p in module.named_parameters() if id(p) in inside and name in trained}
         else:
-            found = {name for name in trained if name == part or name.startswith(f"{part}.")}
+            inside = {id(p) for name, p in every if name == part or name.startswith(f"{part}.")}
+        found = {id(p) for name, p in every if id(p) in inside and name in trained}
         if not found:
             raise errors.nothing_by_that_name(part if isinstance(part, str) else type(part).__name__, trained)
-        names |= found
-    return tuple(name for name in trained if name in names)
+        chosen |= found
+    return tuple(name for name, p in module.named_parameters() if id(p) in chosen)

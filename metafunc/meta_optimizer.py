@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -10,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from metafunc import errors, tree
+from metafunc.batching import Batching, Vmap, check_tensors, count, single
+from metafunc.copying import deep_copy
 from metafunc.dependence import dependencies
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
 from metafunc.functional import Functional, Params, Randomness, arguments, functional
 from metafunc.inner import Inner
-from metafunc.metagrad import Batching, MetaGrad, Vmap, meta_grad
+from metafunc.metagrad import MetaGrad, meta_grad
 from metafunc.norms import Buffers, by_policy
-from metafunc.outer import MetaStep, OuterLoop, count, sets
+from metafunc.outer import MetaStep, OuterLoop, sets
+from metafunc.outer_checks import inner_problem
 from metafunc.step_keys import with_step_keys
 from metafunc.tree import Tree
 
@@ -51,7 +53,13 @@ class MetaOptimizer(OuterLoop):
     ``adapt=`` naming the others.
 
     A batch of tasks is a dict with ``"support"`` and ``"query"``, or a pair of these; each is ``(inputs, targets)``
-    with a leading axis of tasks.
+    with a leading axis of tasks. Or it is a list with such a dict for each task, without that axis; with
+    ``tasks=Loop()`` these may differ in size.
+
+    It can be pickled and copied if the functions it was given are defined at the top level of a module.
+
+    In several processes, each has a meta-optimizer of the plain module and tasks of its own, and averages the gradients
+    between :meth:`backward` and the optimizer's step; ``DistributedDataParallel`` and its like are refused.
 
     Raises:
         TypeError, ValueError: If an argument is of another kind, or the optimizer has other parameters than the
@@ -86,43 +94,62 @@ class MetaOptimizer(OuterLoop):
         autocast: torch.dtype | None = None,
         seed: int = 0,
     ) -> None:
+        super().__init__(
+            locals(),
+            module,
+            optimizer,
+            estimator=estimator,
+            tasks=tasks,
+            scheduler=scheduler,
+            clip=clip,
+            metrics=metrics,
+            seed=seed,
+            name="module",
+        )
         self.model: Functional = functional(
             module, loss_fn, adapt=adapt, buffers=buffers, randomness=randomness, autocast=autocast
         )
-        if not isinstance(tasks, Batching):
-            raise errors.not_a("tasks", "Vmap(), Vmap(chunk=...) or Loop()", tasks)
-        super().__init__(module, optimizer, scheduler, clip, seed, "module")
         if step_randomness not in ("same", "different"):
             raise errors.out_of_range(
                 "step_randomness", step_randomness, "'same' or 'different'", "spelled so"
             )
         keyed = step_randomness == "different" and randomness != "error"
-        problems = [inner(self.model.problem), (test_inner or inner)(self.model.problem)]
+        problem = self.model.problem
+        problems = [inner_problem(inner, problem, "inner")]
+        problems += [problems[0] if test_inner is None else inner_problem(test_inner, problem, "test_inner")]
         self.inner, test = (with_step_keys(p) if keyed else p for p in problems)
-        self.estimator = estimator
-        self._tasks = tasks
+        self._step_randomness = step_randomness
         self._adapt = estimator(self.inner)
         self._test_adapt = estimator(test)
-        self._metrics = dict(metrics or {})
         self._checked = False
         self._meta_grad = meta_grad(self._outer, self._adapt, tasks=tasks, has_aux=True, with_theta=True)
 
     def step(self, tasks: Any) -> MetaStep:
-        """One meta-step: gradients, clipping, and the update of the module's parameters."""
-        self.optimizer.zero_grad()
-        found = self.backward(tasks)
-        return found._replace(grad_norm=self._update())
+        """One meta-step: gradients, clipping, and the update of the module's parameters.
+
+        Raises:
+            NotFiniteError: If the loss or the meta-gradient is not finite. No parameter, and nothing in the optimizer
+                or the scheduler, was changed then, so that a loop may go on with the next batch.
+        """
+        self._clear()
+        return self._update(self._add_gradient(tasks, 1.0), sets(tasks))
 
     def backward(self, tasks: Any, weight: float | Tensor = 1.0) -> MetaStep:
         """Add the meta-gradient to ``.grad`` of the module's parameters, and do nothing else.
 
-        Clipping, accumulation, hooks and the update stay with the user's own loop.
+        Clipping, accumulation, the reduction over processes, hooks and the update stay with the user's own loop, and
+        so does the check that the gradient is finite.
 
         Args:
             tasks: A batch of tasks.
             weight: A factor of the gradient: ``1 / n`` to accumulate over ``n`` batches, or the scale of an AMP scaler.
         """
-        theta = self.model.theta
+        found = self._add_gradient(tasks, weight)
+        self.steps += 1
+        return found
+
+    def _add_gradient(self, tasks: Any, weight: float | Tensor) -> MetaStep:
+        theta = self._theta
         support, keys, asked = self._data(tasks)
         self._check(theta, support)
         with torch.no_grad():
@@ -131,7 +158,6 @@ class MetaOptimizer(OuterLoop):
         for name, slope in result.grad.items():
             parameter, slope = named[name], weight * slope
             parameter.grad = slope if parameter.grad is None else parameter.grad + slope
-        self.steps += 1
         metrics = {name: value.mean() for name, value in result.aux.items()}
         return MetaStep(result.value, metrics, result.stats)
 
@@ -151,7 +177,7 @@ class MetaOptimizer(OuterLoop):
             return (), {"loss": loss, **metrics}
 
         with torch.no_grad():
-            return self._tasks.map(one, self.model.theta, (support, keys, asked), count(support))[1]
+            return self._tasks.map(one, self._theta, (support, keys, asked), count(support))[1]
 
     def adapt(self, support: Any) -> nn.Module:
         """A copy of the module, adapted to one task, for use without any graph.
@@ -162,14 +188,15 @@ class MetaOptimizer(OuterLoop):
         Args:
             support: ``(inputs, targets)`` of one task, without an axis of tasks.
         """
+        check_tensors(support)
         keys = self._keys(tree.map(lambda x: x[None], support))
         with torch.no_grad():
-            phi: Params = self._test_adapt(self.model.theta, support, *tree.index(keys, 0))
-        adapted = copy.deepcopy(self.model.module)
+            phi: Params = self._test_adapt(self._theta, support, *single(keys, 0))
+        adapted = deep_copy(self.model.module, "module")
+        adapted.zero_grad()
         named = dict(adapted.named_parameters())
         for name, value in phi.items():
             named[name].data.copy_(value)
-            named[name].grad = None
         if self.model.by_task:
             _take_statistics(
                 adapted, [n for n, p in by_policy(adapted, self.model.buffers) if p == "task"], support[0]
@@ -177,12 +204,30 @@ class MetaOptimizer(OuterLoop):
         return adapted
 
     @property
-    def _made_by(self) -> str:
-        return f"{self.estimator!r}({self.inner.name})"
+    def _theta(self) -> Params:
+        """The meta-parameters, all that are adapted among them."""
+        theta = self.model.theta
+        missing = [name for name in self.model.adapted or () if name not in theta]
+        if missing:
+            raise errors.frozen_later(missing)
+        return theta
+
+    @property
+    def _made(self) -> dict[str, Any]:
+        model = self.model
+        return {
+            "estimator": repr(self.estimator),
+            "inner": self.inner.name,
+            "adapt": None if model.adapted is None else list(model.adapted),
+            "buffers": dict(model.buffers),
+            "randomness": model.randomness,
+            "step_randomness": self._step_randomness,
+            "autocast": None if model.autocast is None else str(model.autocast),
+        }
 
     def _outer(self, phi: Params, theta: Params, query: Tree) -> tuple[Tensor, dict[str, Tensor]]:
         inputs, targets = query["query"]
-        outputs = self.model.outputs({**theta, **phi}, inputs, *query["key"], like=query["like"])
+        outputs = self.model.outputs({**theta, **phi}, inputs, *query["key"], like=query["like"][0])
         loss = self.model.loss_fn(outputs, targets)
         fixed = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, outputs)
         return loss, {name: metric(fixed, targets) for name, metric in self._metrics.items()}
@@ -190,28 +235,28 @@ class MetaOptimizer(OuterLoop):
     def _data(self, tasks: Any) -> tuple[Tree, tuple[Tensor, ...], Tree]:
         """Support sets, keys, and what :meth:`_outer` is asked."""
         support, query = sets(tasks)
+        count((support, query))
         keys = self._keys(support)
-        return support, keys, {"query": query, "key": keys, "like": self._like(support)}
-
-    def _like(self, support: Tree) -> Tree:
-        """The inputs with whose statistics the query set is normalised, ``None`` for its own."""
-        return support[0] if self.model.by_task else None
+        # The set with whose statistics the query set is normalised, ``None`` for its own.
+        like = support if self.model.by_task else (None,)
+        return support, keys, {"query": query, "key": keys, "like": like}
 
     def _keys(self, support: Tree) -> tuple[Tensor, ...]:
         """The key of every task of this meta-step, if anything is random."""
         if self.model.randomness == "error":
             return ()
-        first = next(x for x in tree.leaves(support) if isinstance(x, Tensor))
+        tasks = count(support)
+        device = next(x.device for x in tree.leaves(single(support, 0)) if isinstance(x, Tensor))
         draw = torch.Generator().manual_seed((self._seed * 1_000_003 + self.steps) % 2**63)
-        keys = torch.randint(2**63 - 1, (len(first),), generator=draw)
+        keys = torch.randint(2**63 - 1, (tasks,), generator=draw)
         same = self.model.randomness == "same"
-        return ((keys[:1].expand(len(first)) if same else keys).to(first.device),)
+        return ((keys[:1].expand(tasks) if same else keys).to(device),)
 
     def _check(self, theta: Params, support: Tree) -> None:
         """Once: whether the inner loss depends on what is adapted at all."""
         if self._checked:
             return
-        task, key = tree.index((support, self._keys(support)), 0)
+        task, key = single((support, self._keys(support)), 0)
         reached = dependencies(lambda p: self.model({**theta, **p}, task, *key), self.model.init(theta))
         if not any(reached):
             raise errors.loss_without_parameters(list(self.model.init(theta)))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -12,12 +10,10 @@ from torch import Tensor
 
 from metafunc import errors, tree
 from metafunc.autodiff import opaque_to_compiler, vjp, without_dead_levels
-from metafunc.captured import vmap
+from metafunc.batching import Batching, count, gathered, is_list_of_tasks
 from metafunc.dependence import dependencies
 from metafunc.estimator import Adapt
-from metafunc.generators import undisturbed
 from metafunc.inner import scalar
-from metafunc.plug import Plug
 from metafunc.rule import Stats
 from metafunc.spectrum import spectrum
 from metafunc.tree import Tree
@@ -45,89 +41,6 @@ class MetaGrad(NamedTuple):
     adjoint: Tree = None
 
 
-class Batching(Plug, ABC):
-    """How the tasks of a batch are run; all ways give the same result."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def map(
-        self, fn: Callable[..., tuple[Tree, Tree]], theta: Tree, tasks: tuple[Tree, ...], count: int
-    ) -> tuple[Tree, Tree]:
-        """``fn(theta, *task) -> (summed, stacked)`` over the tasks: the sum of the first, the second stacked."""
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Vmap(Batching):
-    """All tasks at once (the fastest, with the memory of all), or ``chunk`` tasks at a time.
-
-    Attributes:
-        chunk: How many tasks at a time. Default: all.
-        randomness: As for ``torch.func.vmap``, for losses that draw random numbers.
-    """
-
-    chunk: int | None = None
-    randomness: str = "error"
-
-    def __post_init__(self) -> None:
-        if self.chunk is not None and (not isinstance(self.chunk, int) or self.chunk < 1):
-            raise errors.out_of_range("chunk", self.chunk, "None or a positive integer", "or leave it out")
-
-    def map(
-        self, fn: Callable[..., tuple[Tree, Tree]], theta: Tree, tasks: tuple[Tree, ...], count: int
-    ) -> tuple[Tree, Tree]:
-        """See :class:`Vmap`."""
-        total, parts = None, []
-        size = self.chunk or count
-        for start in range(0, count, size):
-            part = tree.index(tasks, slice(start, start + size))
-            dims = (tree.map(lambda _: None, theta), *tree.axes(part))
-            here = min(size, count - start)
-            try:
-                summed, stacked = vmap(fn, dims, here, self.randomness)(theta, *part)
-            except RuntimeError as error:
-                if not _is_foreign(error) or not _runs(fn, theta, tree.index(part, 0)):
-                    raise
-                raise errors.cannot_be_mapped(error) from error
-            summed = tree.map(lambda x: None if x is None else x.sum(0), summed)
-            total = summed if total is None else tree.merge(summed, total)
-            parts.append(stacked)
-        return total, tree.cat(parts)
-
-
-def _is_foreign(error: Exception) -> bool:
-    """Whether an error is not one of this package's own, which say themselves what to do."""
-    return not isinstance(error, errors.SecondDerivativeError | errors.ForwardModeError) and "mf." not in str(
-        error
-    )
-
-
-def _runs(fn: Callable[..., Any], theta: Tree, task: tuple[Tree, ...]) -> bool:
-    """Whether one task alone runs without an error."""
-    try:
-        with undisturbed((theta, task)):
-            fn(theta, *task)
-    except Exception:
-        return False
-    return True
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Loop(Batching):
-    """One task after the other: the least memory, and no demands on the model."""
-
-    def map(
-        self, fn: Callable[..., tuple[Tree, Tree]], theta: Tree, tasks: tuple[Tree, ...], count: int
-    ) -> tuple[Tree, Tree]:
-        """See :class:`Loop`."""
-        total, parts = None, []
-        for i in range(count):
-            summed, stacked = fn(theta, *tree.index(tasks, i))
-            total = summed if total is None else tree.merge(summed, total)
-            parts.append(stacked)
-        return total, tree.stack(parts)
-
-
 def meta_grad(
     outer: Callable[..., Any],
     adapt: Adapt,
@@ -143,7 +56,9 @@ def meta_grad(
         outer: ``outer(phi, query) -> scalar``, the loss on the query set.
         adapt: An inner problem wrapped in an estimator.
         tasks: ``None`` for a single task; ``Vmap()``, ``Vmap(chunk=...)`` or ``Loop()`` for data and query with a
-            leading axis of tasks. Then value and gradient are means over the tasks.
+            leading axis of tasks. Then value and gradient are means over the tasks. In the place of data and query they
+            take a list of tasks too, each a mapping with the data, usually ``"support"``, and ``"query"``; with
+            ``Loop()`` these may differ in size.
         has_aux: Whether ``outer`` returns ``(loss, aux)``.
         with_theta: Whether ``outer`` is ``outer(phi, theta, query)``, for an outer loss that sees ``theta`` itself.
         lanczos: For diagnosis: so many steps of Lanczos' method add ``curvature_min``, ``curvature_max`` and ``reach``
@@ -163,6 +78,8 @@ def meta_grad(
     Example:
         >>> result = mf.meta_grad(loss, adapt, tasks=mf.Vmap())(theta, support, query)
         >>> result.value, result.grad, result.stats["linear_residual"]
+        >>> few, many = {"support": (x, y), "query": (u, v)}, {"support": (X, Y), "query": (U, V)}
+        >>> mf.meta_grad(loss, adapt, tasks=mf.Loop())(theta, [few, many]).grad
     """
     if not isinstance(adapt, Adapt):
         raise errors.not_wrapped("meta_grad", adapt)
@@ -234,15 +151,16 @@ def meta_grad(
 
     def batch(theta: Tree, *data_and_query: Tree, guess: Tree = None) -> MetaGrad:
         assert tasks is not None
-        count = _count(_split(data_and_query))
+        data_and_query = _listed(_split(data_and_query))
+        size = count(data_and_query)
 
         def each(theta: Tree, guess: Tree, *task: Tree) -> tuple[Tree, Tree]:
             *data, query = task
             result = one(theta, tuple(data), query, guess)
             return (result.value, result.grad), result[2:]
 
-        total, rest = tasks.map(each, theta, (guess, *data_and_query), count)
-        value, grad = tree.map(lambda x: None if x is None else x / count, total)
+        total, rest = tasks.map(each, theta, (guess, *data_and_query), size)
+        value, grad = tree.map(lambda x: None if x is None else x / size, total)
         return MetaGrad(value, grad, *rest)
 
     plain = single if tasks is None else batch
@@ -296,8 +214,10 @@ def _split(data_and_query: tuple[Tree, ...]) -> tuple[Tree, ...]:
     return data_and_query
 
 
-def _count(tasks: tuple[Tree, ...]) -> int:
-    sizes = {x.shape[0] if x.ndim else None for x in tree.leaves(tasks) if isinstance(x, Tensor)}
-    if len(sizes) != 1 or None in sizes:
-        raise errors.uneven_tasks(sizes)
-    return sizes.pop() or 0
+def _listed(data_and_query: tuple[Tree, ...]) -> tuple[Tree, ...]:
+    """The arguments for all tasks, where they were given as one list of tasks."""
+    if len(data_and_query) != 1 or not is_list_of_tasks(data_and_query[0]):
+        return data_and_query
+    sets = gathered(data_and_query[0])
+    query = sets.pop("query")
+    return *sets.values(), query

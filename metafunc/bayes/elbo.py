@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from metafunc import tree
+from metafunc.batching import Batching, Vmap
 from metafunc.bayes import errors
 from metafunc.bayes.gaussian import Gaussian, check_gaussian, distance, kl
 from metafunc.bayes.predict import predict
 from metafunc.decorators import check_callable
 from metafunc.inner import scalar
-from metafunc.metagrad import Batching, Vmap
 from metafunc.tree import Tree
 
 

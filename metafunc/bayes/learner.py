@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metafunc import tree
+from metafunc.batching import Batching, Vmap, count
 from metafunc.bayes import errors
 from metafunc.bayes.elbo import Elbo
 from metafunc.bayes.gaussian import Gaussian
@@ -20,8 +21,9 @@ from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
 from metafunc.functional import Functional, functional
 from metafunc.inner import Inner, scalar
-from metafunc.metagrad import Batching, Vmap, meta_grad
-from metafunc.outer import MetaStep, OuterLoop, count, sets
+from metafunc.metagrad import meta_grad
+from metafunc.outer import MetaStep, OuterLoop, sets
+from metafunc.outer_checks import inner_problem
 from metafunc.tree import Tree
 
 
@@ -85,24 +87,37 @@ class BayesianLearner(OuterLoop):
         test_inner: Callable[[dict[str, Any]], Inner] | None = None,
         seed: int = 0,
     ) -> None:
+        given = {**locals()}
         if outer_loss is not None:
             check_callable(outer_loss, "outer_loss", "outer_loss(outputs, targets) -> scalar")
             outer_loss = scalar(outer_loss, "outer_loss")
         if not isinstance(prior, Prior):
             raise errors.not_a("prior", "an mf.bayes.Prior", prior)
-        super().__init__(prior, optimizer, scheduler, clip, seed, "prior")
+        super().__init__(
+            given,
+            prior,
+            optimizer,
+            estimator=estimator,
+            tasks=tasks,
+            scheduler=scheduler,
+            clip=clip,
+            metrics=metrics,
+            seed=seed,
+            name="prior",
+        )
         self.prior = prior
         self.model: Functional = functional(prior.module, loss_fn)
         self.elbo = Elbo(self.model, kl_weight, variance, sampling)
-        self.inner, self.estimator = inner(self.elbo.problem), estimator
+        self.inner = inner_problem(inner, self.elbo.problem, "inner")
         self._outer_loss, self._hyperprior = outer_loss, hyperprior
-        self._tasks = tasks
-        self._metrics = dict(metrics or {})
         self._draws = {"train": samples, "test": test_samples}, antithetic
         for size in (samples, test_samples):  # now, and not after the first batch was drawn
             noise(torch.zeros(1), size, torch.Generator(), antithetic=antithetic)
         adapt = estimator(self.inner)
-        self._test_adapt = estimator((test_inner or inner)(self.elbo.problem))
+        test = (
+            self.inner if test_inner is None else inner_problem(test_inner, self.elbo.problem, "test_inner")
+        )
+        self._test_adapt = estimator(test)
         self._meta_grad = meta_grad(self._outer, adapt, tasks=tasks, has_aux=True, with_theta=True)
 
     def step(self, tasks: Any) -> MetaStep:
@@ -110,11 +125,14 @@ class BayesianLearner(OuterLoop):
 
         Args:
             tasks: A dict with ``"support"`` and ``"query"``, or a pair of these; each is ``(inputs, targets)`` with a
-                leading axis of tasks.
+                leading axis of tasks. Or a list with such a dict for each task, see :class:`~metafunc.MetaOptimizer`.
+
+        Raises:
+            NotFiniteError: If the loss or the meta-gradient is not finite; nothing was changed then.
         """
-        self.optimizer.zero_grad()
+        self._clear()
         support, query = sets(tasks)
-        tasks_here, theta = count(support), self.prior.theta
+        tasks_here, theta = count((support, query)), self.prior.theta
         draws = torch.Generator(self._device).manual_seed((self._seed * 1_000_003 + self.steps) % 2**62)
         inside, outside = (self._noise("train", tasks_here, draws) for _ in range(2))
         with torch.no_grad():
@@ -123,10 +141,8 @@ class BayesianLearner(OuterLoop):
             for name, parameter in named.items():
                 if parameter.requires_grad:
                     parameter.grad = result.grad[part][name]
-        size = self._update()
-        self.steps += 1
         metrics = {name: value.mean() for name, value in result.aux.items()}
-        return MetaStep(result.value, metrics, result.stats, size)
+        return self._update(MetaStep(result.value, metrics, result.stats), (support, query))
 
     def evaluate(self, tasks: Any) -> dict[str, Tensor]:
         """The outer loss without hyper-prior (``"loss"``) and the metrics of every task; nothing is changed.
@@ -163,8 +179,15 @@ class BayesianLearner(OuterLoop):
         return self._test(one, tasks)
 
     @property
-    def _made_by(self) -> str:
-        return f"Bayesian {self.estimator!r}({self.inner.name})"
+    def _made(self) -> dict[str, Any]:
+        return {
+            "estimator": f"Bayesian {self.estimator!r}",
+            "inner": self.inner.name,
+            "kl_weight": self.elbo.kl_weight,
+            "variance": self.elbo.variance,
+            "samples": self._draws[0]["train"],
+            "antithetic": self._draws[1],
+        }
 
     @property
     def _device(self) -> torch.device:
@@ -199,7 +222,7 @@ class BayesianLearner(OuterLoop):
 
     def _test(self, one: Callable[..., tuple[Tree, Tree]], tasks: Any) -> Any:
         support, query = sets(tasks)
-        tasks_here = count(support)
+        tasks_here = count((support, query))
         draws = torch.Generator(self._device).manual_seed(2**62 + self._seed)
         inside, outside = (self._noise("test", tasks_here, draws) for _ in range(2))
         with torch.no_grad():

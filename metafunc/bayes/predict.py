@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from metafunc import tree
+from metafunc.batching import Batching, Vmap
 from metafunc.bayes import errors
 from metafunc.bayes.gaussian import Gaussian
 from metafunc.bayes.noise import check_noise, sample
-from metafunc.metagrad import Batching, Vmap
 from metafunc.tree import Tree
 
 

@@ -243,7 +243,7 @@ WRONG = {
     "state": (
         lambda: build().load_state_dict(build(mf.FirstOrder()).state_dict()),
         ValueError,
-        "state: expected that of Bayesian Explicit()(gradient_descent(steps=2)), got that of Bayesian FirstOrder()",
+        "state: expected that of a loop with estimator=Bayesian Explicit(), got that of one with estimator=Bayesian FirstOrder()",
     ),
 }
 
