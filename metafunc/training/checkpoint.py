@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
-import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
+from metafunc.data.files import write_atomically
 from metafunc.training import errors
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Writes a file that a kill at any moment leaves either old or new, never half."""
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def copy(state: dict[str, Any]) -> dict[str, Any]:
+    """What a file of this state would hold, on the CPU."""
+    held = io.BytesIO()
+    torch.save(state, held)
+    held.seek(0)
+    return torch.load(held, map_location="cpu", weights_only=True)
 
 
 def load(path: Path) -> dict[str, Any] | None:
@@ -28,9 +32,13 @@ def load(path: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: If the file is no checkpoint. Nothing in a file is ever executed.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise errors.not_a_checkpoint(path, str(error).partition("\n")[0]) from error
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise errors.not_a_checkpoint(path, f"a file that cannot be read ({reason})") from error
+    if not isinstance(found, dict):
+        raise errors.not_a_checkpoint(path, f"a {type(found).__name__}")
+    return cast("dict[str, Any]", found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from metafunc.errors import not_installed
+from metafunc.training.record import outcomes
 
 
 class Display:
@@ -12,12 +13,12 @@ class Display:
 
     Args:
         steps: How many meta-steps the run has in all.
-        done: How many an earlier part of it has made.
         show: Whether anything is shown at all.
     """
 
-    def __init__(self, steps: int, done: int, show: bool) -> None:
+    def __init__(self, steps: int, show: bool) -> None:
         self._progress: Any = None
+        self._steps = steps
         if not show:
             return
         try:
@@ -34,7 +35,6 @@ class Display:
             progress.TimeRemainingColumn(),
         ]
         self._progress = progress.Progress(*columns, console=Console(stderr=True), expand=True)
-        self._task = self._progress.add_task("meta-training", total=steps, completed=done, figures="")
 
     def __enter__(self) -> Display:
         if self._progress is not None:
@@ -45,6 +45,13 @@ class Display:
         if self._progress is not None:
             self._progress.stop()
 
+    def begin(self, done: int) -> None:
+        """Shows the bar, with what an earlier part of the run has made of it."""
+        if self._progress is not None:
+            self._task = self._progress.add_task(
+                "meta-training", total=self._steps, completed=done, figures=""
+            )
+
     def advance(self, step: int) -> None:
         """Moves the bar."""
         if self._progress is not None:
@@ -53,8 +60,7 @@ class Display:
     def figures(self, row: dict[str, float]) -> None:
         """Shows the latest figures of training beside the bar."""
         if self._progress is not None:
-            chosen = [name for name in row if name not in ("step", "seconds", "grad_norm")]
-            text = "  ".join(f"{name} {row[name]:.3f}" for name in chosen)
+            text = "  ".join(f"{name} {row[name]:.3f}" for name in outcomes(row))
             self._progress.update(self._task, figures=text)
 
     def say(self, text: str) -> None:

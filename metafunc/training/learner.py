@@ -26,7 +26,12 @@ class Learner(Protocol):
     """Anything with these four methods can be trained and evaluated; :class:`metafunc.MetaOptimizer` has them."""
 
     def step(self, tasks: Any, /) -> Outcome:
-        """One meta-step on a batch of tasks."""
+        """One meta-step on a batch of tasks.
+
+        Raises:
+            metafunc.NotFiniteError: If its loss or gradient is not finite, so that nothing was changed. A run passes
+                over such a step.
+        """
         ...
 
     def evaluate(self, tasks: Any, /) -> Mapping[str, Tensor]:

@@ -33,7 +33,7 @@ def draw_curves(folder: str | Path, *, chance: float | None = None) -> Path:
     trained, validated = _columns(folder / "training.csv"), {}
     if (folder / "validation.csv").exists():
         validated = _columns(folder / "validation.csv")
-    names = [name for name in trained if name not in ("step", "seconds", "grad_norm")]
+    names = record.outcomes(trained)
     figure = figure_type(figsize=(6 * len(names), 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         axes.plot(trained["step"], trained[name], color=_PALE, linewidth=0.8)
@@ -102,7 +102,7 @@ def _tiles(row: Any, images: Tensor, colours: list[str], texts: list[str]) -> No
 
 def _columns(path: Path) -> dict[str, list[float]]:
     rows = record.read(path)
-    return {name: [float(row[name]) for row in rows] for name in (rows[0] if rows else {})}
+    return {name: [float(row[name] or "nan") for row in rows] for name in (rows[0] if rows else {})}
 
 
 def _smooth(values: list[float]) -> list[float]:

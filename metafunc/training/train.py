@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from metafunc.data.tasks import Sampler
-from metafunc.training import checkpoint, errors
+from metafunc.training import errors
 from metafunc.training.display import Display
-from metafunc.training.evaluate import Score, check_learner, check_positive, evaluate
+from metafunc.training.evaluate import check_learner, check_positive
+from metafunc.training.folder import Folder, read_json, write_json
 from metafunc.training.interrupt import Interrupt
 from metafunc.training.learner import Learner
-from metafunc.training.record import Board, Table
-from metafunc.training.state import State
+from metafunc.training.lock import Lock
+from metafunc.training.loop import Options, Run, Training
+from metafunc.training.record import writer_type
+from metafunc.training.rehearsal import rehearse
 from metafunc.training.validation import Validation
-
-Ending = Literal["finished", "early", "interrupted"]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """How a training ended.
-
-    Attributes:
-        folder: Where everything is.
-        steps: How many meta-steps were made, in all parts of the run.
-        seconds: How long these took, validation included.
-        stopped: ``"finished"``, ``"early"`` (no new best for so long as `Validation.patience` says) or
-            ``"interrupted"``.
-        best_step: The step whose state the learner has now, the best in validation.
-        best: Its score; ``None`` without validation.
-    """
-
-    folder: Path
-    steps: int
-    seconds: float
-    stopped: Ending
-    best_step: int
-    best: Score | None
 
 
 def train(
@@ -62,6 +36,7 @@ def train(
     tensorboard: bool = True,
     show: bool = True,
     restart: bool = False,
+    max_skips: int = 10,
 ) -> Run:
     """Meta-trains for a number of steps, or goes on with a run that was stopped.
 
@@ -70,7 +45,16 @@ def train(
     done since the last checkpoint, Ctrl-C and SIGTERM nothing: the meta-step at hand is ended and saved.
 
     The folder holds ``training.csv`` (means over ``log_every`` steps), ``validation.csv``, TensorBoard's events,
-    ``last.pt`` (the checkpoint to go on from), ``best.pt`` (the state with the best validation) and ``settings.json``.
+    ``last.pt`` (the checkpoint to go on from), ``best.pt`` (the state with the best validation), ``settings.json``, and
+    ``run.json``, the list of these. Files that are not in the list are never touched, and where one of them has a name
+    that is needed, the run is refused. A lock keeps a second run out.
+
+    At its end a run is validated once more, and the steps since the last row are logged. A run that then goes on
+    forgets both, so that it stays the run that it would have been in one go.
+
+    A meta-step whose loss or gradient is not finite, because one of its tasks is broken, say, changes nothing: it is
+    counted, with a warning at the first one and a column ``skipped``, and the run goes on. More than ``max_skips`` in
+    a row end it.
 
     Args:
         learner: What is trained, such as :class:`metafunc.MetaOptimizer`; at the end it has the best state.
@@ -80,18 +64,26 @@ def train(
         folder: Where everything is kept.
         validation: Periodic validation; without it the last state counts as the best.
         seed: Of the draw of the tasks.
-        settings: What the run was made with, as JSON can hold it. A run that goes on has to have the same.
+        settings: What the run was made with, as JSON can hold it. A run that goes on has to have the same, and the same
+            ``batch``, ``seed`` and ``validation``, but for its ``patience``.
         log_every: Meta-steps between rows of ``training.csv``. The figures of a GPU are fetched no more often.
-        save_seconds: Time between checkpoints.
+        save_seconds: Time between checkpoints. There is one after every new best too.
         tensorboard: Whether to write TensorBoard's events too.
         show: Whether to show a progress bar and validation scores, on standard error.
-        restart: Whether a run that is in the folder is thrown away.
+        restart: Whether a run that is in the folder is thrown away. That is done when a first meta-step and the first
+            tasks of the validation were tried; until then, the old run stays whole.
+        max_skips: How many meta-steps in a row may be skipped; see above.
 
     Raises:
-        TypeError, ValueError: If an argument is of another kind or out of range, or the folder is that of a run with
-            other settings.
+        TypeError, ValueError: If an argument is of another kind or out of range, the folder has files of others, or it
+            is that of a run that was made otherwise, or is broken.
+        RuntimeError: If another run is using the folder.
         FloatingPointError: If the loss is no longer finite; the last checkpoint is from before.
         ImportError: If a package for display or TensorBoard is missing.
+
+    Warns:
+        RuntimeWarning: Once, when a step was skipped; once, when the figures of an implicit estimator say that its
+            gradients mean nothing.
 
     Example:
         >>> validation = mf.training.Validation(episodes("val"), count=600, every=500, patience=10)
@@ -104,133 +96,46 @@ def train(
         raise errors.not_a_sampler("tasks", tasks)
     for name, value in (("steps", steps), ("batch", batch), ("log_every", log_every)):
         check_positive(name, value)
-    path = _prepared(Path(folder), dict(settings or {}), restart)
-    training = _Training(learner, tasks, path, seed, validation, tensorboard)
-    with Interrupt() as interrupt, Display(steps, training.state.step, show) as display:
-        stopped = training.run(steps, batch, log_every, save_seconds, interrupt, display)
-    return training.ended(stopped)
+    if isinstance(max_skips, bool) or not isinstance(max_skips, int) or max_skips < 0:
+        raise errors.out_of_range("max_skips", max_skips, "a whole number of at least 0")
+    if validation is not None and not isinstance(validation, Validation):
+        raise errors.not_validation(validation)
+    if settings is not None and not isinstance(settings, Mapping):
+        raise errors.not_settings(settings)
+    if tensorboard:
+        writer_type()
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    with Lock(path), Interrupt() as interrupt, Display(steps, show) as display:
+        files = Folder(path)
+        if restart and files.has_run:
+            rehearse(learner, tasks, batch, seed, validation)
+            files.clear()
+        _claim(files, validation, dict(settings or {}))
+        options = Options(steps, batch, log_every, save_seconds, max_skips)
+        training = Training(learner, tasks, files.path, seed, validation, options, display)
+        token = files.claim_events() if tensorboard else None
+        with training.showing(token):
+            stopped = training.run(interrupt)
+        return training.ended(stopped)
 
 
-class _Training:
-    """A run from its last checkpoint on."""
-
-    def __init__(
-        self,
-        learner: Learner,
-        tasks: Sampler,
-        folder: Path,
-        seed: int,
-        validation: Validation | None,
-        tensorboard: bool,
-    ) -> None:
-        self.learner, self.tasks, self.folder, self.validation = learner, tasks, folder, validation
-        self.draws = torch.Generator().manual_seed(seed)
-        self.state = State.resume(folder, learner, self.draws)
-        self.saved = self.state.step or None
-        self.training, self.validating = (
-            Table(folder / f"{name}.csv", self.state.step) for name in ("training", "validation")
-        )
-        self.board = Board(folder, self.state.step) if tensorboard else None
-        self.clock = time.monotonic() - self.state.seconds
-
-    def run(
-        self,
-        steps: int,
-        batch: int,
-        log_every: int,
-        save_seconds: float,
-        interrupt: Interrupt,
-        display: Display,
-    ) -> Ending:
-        """Makes meta-steps until there is a reason to stop."""
-        state, validation, saved_at = self.state, self.validation, time.monotonic()
-        if validation is not None and state.step == 0:
-            self.validate(validation, display)
-        while state.step < steps and not interrupt.asked and not self.given_up:
-            outcome = self.learner.step(self.tasks.sample(batch, self.draws))
-            state.note(outcome)
-            display.advance(state.step)
-            last = state.step == steps
-            if last or state.step % log_every == 0:
-                self.log(display)
-            if validation is not None and (last or state.step % validation.every == 0):
-                self.validate(validation, display)
-            if time.monotonic() - saved_at > save_seconds:
-                self.keep()
-                saved_at = time.monotonic()
-        self.keep()
-        return "finished" if state.step >= steps else "early" if self.given_up else "interrupted"
-
-    def log(self, display: Display) -> None:
-        """Writes the figures of the steps since the last time."""
-        self.state.seconds = time.monotonic() - self.clock
-        row = self.state.row()
-        if not isfinite(row["loss"]):
-            raise errors.not_finite(self.state.step, row["loss"], self.folder, self.saved)
-        self.training.add(row)
-        if self.board is not None:
-            self.board.add("training", row)
-        display.figures(row)
-
-    def validate(self, validation: Validation, display: Display) -> None:
-        """Scores the learner, and keeps it if there was none better."""
-        state, monitor = self.state, validation.monitor
-        scores = evaluate(
-            self.learner, validation.tasks, validation.count, batch=validation.batch, seed=validation.seed
-        )
-        if monitor not in scores:
-            raise errors.unknown_monitor(monitor, scores)
-        row: dict[str, Any] = {"step": state.step, "seconds": round(time.monotonic() - self.clock, 2)}
-        for name, score in scores.items():
-            row |= {name: score.mean, f"{name}_interval": score.interval}
-        self.validating.add(row)
-        if self.board is not None:
-            self.board.add("validation", row)
-        better = state.best_step is None or validation.better(scores[monitor].mean, state.best_mean)
-        state.judge(scores[monitor], better)
-        if better:
-            checkpoint.save(self.folder / "best.pt", {"learner": self.learner.state_dict()})
-        star = " (best)" if better else ""
-        display.say(f"step {state.step}: validation {monitor} {scores[monitor]}{star}")
-
-    def keep(self) -> None:
-        """Saves where the run is, unless it has just diverged."""
-        if self.saved != self.state.step and self.state.sound:
-            self.state.seconds = time.monotonic() - self.clock
-            self.state.save(self.folder, self.learner, self.draws)
-            self.saved = self.state.step
-
-    def ended(self, stopped: Ending) -> Run:
-        """Gives the learner its best state, unless the run is to go on, and sums up."""
-        if self.board is not None:
-            self.board.close()
-        state, best = self.state, None
-        if self.validation is not None and state.best_step is not None:
-            best = Score(state.best_mean, state.best_interval, self.validation.count)
-            found = None if stopped == "interrupted" else checkpoint.load(self.folder / "best.pt")
-            if found is not None:
-                self.learner.load_state_dict(found["learner"])
-        best_step = state.step if best is None else state.best_step or 0
-        return Run(self.folder, state.step, state.seconds, stopped, best_step, best)
-
-    @property
-    def given_up(self) -> bool:
-        """Whether validation has not improved for long enough."""
-        patience = None if self.validation is None else self.validation.patience
-        return patience is not None and self.state.stale >= patience
+def _claim(files: Folder, validation: Validation | None, settings: dict[str, Any]) -> None:
+    """Takes the names that a run needs, and sees to its settings: one that goes on has to have those it began with."""
+    files.claim("last.pt", "training.csv", "settings.json")
+    if validation is not None:
+        files.claim("validation.csv", "best.pt")
+    files.sweep()
+    path = files.path / "settings.json"
+    settings = json.loads(json.dumps(settings, default=_named))
+    if path.exists() and (files.path / "last.pt").exists():
+        old = read_json(path)
+        if json.dumps(old, sort_keys=True) != json.dumps(settings, sort_keys=True):
+            raise errors.other_settings(files.path, old, settings)
+    else:
+        write_json(path, settings)
 
 
-def _prepared(folder: Path, settings: dict[str, Any], restart: bool) -> Path:
-    """The folder, with the settings in it; a run that goes on has to have those that it began with."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "settings.json"
-    if restart:
-        for old in [*folder.glob("*.pt"), *folder.glob("*.csv"), *folder.glob("events.*")]:
-            old.unlink()
-    settings = json.loads(json.dumps(settings, default=str))
-    if path.exists() and (folder / "last.pt").exists():
-        old = json.loads(path.read_text(encoding="utf-8"))
-        if old != settings:
-            raise errors.other_settings(folder, old, settings)
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return folder
+def _named(value: Any) -> str:
+    """What JSON has no form for; functions and classes by name, as they print with an address."""
+    return getattr(value, "__qualname__", None) or str(value)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import isnan
+from typing import Any
 
 from metafunc.data.tasks import Sampler
 from metafunc.training import errors
@@ -45,5 +47,13 @@ class Validation:
             check_positive("patience", self.patience)
 
     def better(self, new: float, old: float) -> bool:
-        """Whether ``new`` is better than ``old``."""
+        """Whether ``new`` is better than ``old``. Any number is better than NaN."""
+        if isnan(new) or isnan(old):
+            return isnan(old) and not isnan(new)
         return new > old if self.higher_is_better else new < old
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What decides which state is the best. How long to wait for one may change between parts of a run."""
+        names = [field.name for field in fields(self) if field.name not in ("tasks", "patience")]
+        return {f"validation.{name}": getattr(self, name) for name in names}

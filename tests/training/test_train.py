@@ -265,18 +265,13 @@ class Hostile:
 
 
 def test_a_hostile_checkpoint_executes_nothing(tmp_path: Path) -> None:
+    train(learner(), tasks(), steps=1, folder=tmp_path, **QUIET)
     torch.save({"learner": Hostile(tmp_path / "canary")}, tmp_path / "last.pt")
     with pytest.raises(ValueError, match=r"last\.pt: expected a checkpoint of this library"):
         train(learner(), tasks(), steps=2, folder=tmp_path, **QUIET)
     assert not (tmp_path / "canary").exists()
     torch.load(tmp_path / "last.pt", weights_only=False)
     assert (tmp_path / "canary").exists(), "the file is no danger: the test shows nothing"
-
-
-def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / "last.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match=r"last\.pt: expected a checkpoint of this library, got a file that"):
-        train(learner(), tasks(), steps=2, folder=tmp_path, **QUIET)
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
