@@ -108,8 +108,10 @@ def gathered(tasks: list[Mapping[str, Tree]]) -> dict[str, Listed]:
     """A list of tasks as what every argument is for all of them, by name.
 
     Raises:
-        ValueError: If tasks have no support or query set, or other entries than the first one.
+        ValueError: If there are no tasks, or they have no support or query set, or other entries than the first one.
     """
+    if not tasks:
+        raise errors.no_tasks()
     for i, task in enumerate(tasks):
         if not {"support", "query"} <= set(task) or set(task) != set(tasks[0]):
             raise errors.other_entries(i, list(task), list(tasks[0]))
