@@ -16,6 +16,7 @@ from metafunc import autodiff, errors, tree
 from metafunc.generators import Snapshot
 from metafunc.norms import Buffers, InFull, Recording, Replaying, normalising, policies
 from metafunc.randomness import Keyed, name_of_what_draws
+from metafunc.wrapped import refuse_wrapped
 
 Params = dict[str, Tensor]
 Randomness = Literal["error", "same", "different"]
@@ -75,6 +76,7 @@ def functional(
     """
     if not isinstance(module, nn.Module):
         raise errors.not_a("module", "an nn.Module", module)
+    refuse_wrapped(module, "module")
     if not callable(loss_fn):
         raise errors.not_callable("loss_fn", "loss_fn(outputs, targets) -> scalar", loss_fn)
     if randomness not in ("error", "same", "different"):

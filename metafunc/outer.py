@@ -95,12 +95,12 @@ class OuterLoop(ABC):
             raise errors.not_a("tasks", "Vmap(), Vmap(chunk=...) or Loop()", tasks)
         if clip is not None and (isinstance(clip, bool) or not isinstance(clip, int | float) or not clip > 0):
             raise errors.out_of_range("clip", clip, "a positive number or None", "e.g. clip=10.0")
-        if isinstance(seed, bool) or not isinstance(seed, int):
+        if isinstance(seed, bool) or not hasattr(seed, "__index__"):
             raise errors.out_of_range("seed", seed, "an integer", "e.g. seed=0")
         self.optimizer, self.scheduler, self.clip = optimizer, scheduler, clip
         self.estimator = estimator
         self.steps = 0
-        self._module, self._seed, self._tasks = module, seed, tasks
+        self._module, self._seed, self._tasks = module, int(seed), tasks
         self._metrics = check_metrics(metrics)
         self._given = {key: value for key, value in given.items() if key not in ("self", "__class__")}
         self._options = built(optimizer, scheduler)
@@ -177,8 +177,9 @@ class OuterLoop(ABC):
         torch.set_rng_state(state["random"].cpu())
 
     @property
-    def _made_with(self) -> dict[str, Any]:
-        return {**self._made, **self._options, "clip": self.clip, "seed": self._seed}
+    def _made_with(self) -> dict[str, str]:
+        made = {**self._made, **self._options, "clip": self.clip, "seed": self._seed}
+        return {name: value if isinstance(value, str) else repr(value) for name, value in made.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _built_again, (type(self), self._given, self.steps)

@@ -12,34 +12,16 @@ from torch import Tensor, nn
 from metafunc import errors
 from metafunc.estimator import Adapt
 from metafunc.inner import Inner
+from metafunc.wrapped import refuse_wrapped
 
-WRAPPERS = (
-    "DistributedDataParallel",
-    "DataParallel",
-    "FullyShardedDataParallel",
-    "FSDPModule",
-    "DeepSpeedEngine",
-)
 FIGURES = ("loss", "step", "seconds", "grad_norm")
 
 
 def check_module(module: Any, name: str) -> None:
-    """Raises unless it is a module whose gradients nobody else has to see.
-
-    A wrapper for several processes or devices reduces gradients in hooks of its own forward and backward pass. A
-    function of the parameters runs neither, so that every process would go its own way.
-    """
+    """Raises unless it is a module whose gradients nobody else has to see."""
     if not isinstance(module, nn.Module):
         raise errors.not_a(name, "an nn.Module", module)
-    parts: dict[str, nn.Module] = dict(module.named_modules())
-    for path, part in parts.items():
-        # By name: torch without distributed does not have them all, and it must not be imported for this.
-        kinds = [kind.__name__ for kind in type(part).__mro__ if kind.__name__ in WRAPPERS]
-        if kinds:
-            raise errors.wrapped_module(name, path, kinds[0])
-    for path, parameter in module.named_parameters():
-        if type(parameter.data).__name__ == "DTensor":
-            raise errors.wrapped_module(name, path, "DTensor")
+    refuse_wrapped(module, name)
 
 
 def check_optimizer(optimizer: Any, module: nn.Module, name: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "metafunc"
 
 ORDER = """
-    tree errors plug philox < autodiff memory < rule generators < captured dependence randomness < inner < hessian_batch step_keys settings < decorators < curvature < path
+    tree errors plug philox < autodiff memory wrapped < rule generators < captured dependence randomness < inner < hessian_batch step_keys settings < decorators < curvature < path
     < linear < solvers spectrum decorated < estimator < estimators < imperative batching < metagrad < norms check compare data nets bounds
     < functional outer_checks copying < outer < meta_optimizer interop < training bayes optim < __main__
 """

@@ -164,8 +164,11 @@ def sharded(module: nn.Module) -> nn.Module:
     ids=["ddp", "inside", "subclass", "dp", "fsdp"],
 )
 def test_wrapped_modules_are_refused_with_the_way_to_do_it(wrap: Any, kind: str) -> None:
+    wrapped = wrap(net())
     with pytest.raises(TypeError, match=f"module: expected the module itself, .* got a {kind}.*{RECIPE}"):
-        meta_for(wrap(net()))
+        meta_for(wrapped)
+    with pytest.raises(TypeError, match=f"got a {kind}"):
+        mf.functional(wrapped, F.mse_loss)
 
 
 def test_an_old_style_sharded_module_is_known_by_its_name() -> None:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any, Literal
 
@@ -181,6 +181,11 @@ class Training:
             if not last:
                 self.keep()
             state.show_best(self.folder)
+        if isnan(scores[monitor].mean):
+            self.tell(
+                f"validation {monitor} is not a number at meta-step {state.step}, and counts as worse than any: look "
+                "for a validation task that is not finite"
+            )
         star = " (best)" if better else ""
         self.display.say(f"step {state.step}: validation {monitor} {scores[monitor]}{star}")
 

@@ -214,11 +214,15 @@ class Numb(Pull):
 @pytest.mark.parametrize("higher", [True, False])
 def test_any_number_is_better_than_none(tmp_path: Path, higher: bool) -> None:
     checks = Validation(Points(), count=4, every=2, monitor="loss", higher_is_better=higher)
+    text = "validation loss is not a number at meta-step 0"
     made = Numb(until=4)
-    run = train(made, Points(), steps=4, folder=tmp_path / "some", validation=checks, **OPTIONS)
+    with pytest.warns(RuntimeWarning, match=text):
+        run = train(made, Points(), steps=4, folder=tmp_path / "some", validation=checks, **OPTIONS)
     assert (run.best_step, made.steps) == (4, 4)
     made = Numb(until=99)
-    run = train(made, Points(), steps=4, folder=tmp_path / "none", validation=checks, **OPTIONS)
+    with pytest.warns(RuntimeWarning, match=text) as said:
+        run = train(made, Points(), steps=4, folder=tmp_path / "none", validation=checks, **OPTIONS)
+    assert len(said) == 1
     assert (run.best_step, run.best, made.steps) == (4, None, 4), "the trained state is not thrown away"
     assert not (tmp_path / "none" / "best.pt").exists()
 
