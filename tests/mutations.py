@@ -167,7 +167,7 @@ MUTATIONS = [
     Mutation("batching.py", "if len(found) != 1 or None in found:", "if None in found:", BATCHING),
     Mutation("batching.py", "if found == {0}:", "if False:", BATCHING),
     Mutation("batching.py", 'hasattr(leaf, "__array__")', "False", BATCHING),
-    Mutation("batching.py", "_runs(lambda: fn(theta, *tree.index(tasks, 0)))", "True", f"{BATCHING} -k error_of_the_loss"),
+    Mutation("batching.py", "not _runs(fn, theta, tree.index(part, 0))", "False", f"{BATCHING} -k error_of_the_loss"),
     Mutation("outer.py", "if not (torch.isfinite(size) and torch.isfinite(found.loss)):", "if False:", OUTER),
     Mutation("outer.py", "        self._module.zero_grad()", "        pass", f"{OUTER} -k outside"),
     Mutation("outer.py", "if differing:", "if False:", OUTER),

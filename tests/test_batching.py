@@ -237,7 +237,7 @@ UNMAPPED: dict[str, Any] = {
 def test_what_cannot_be_mapped_can_be_looped(what: str, batching: Any) -> None:
     adapt = mf.Explicit()(mf.gradient_descent(UNMAPPED[what], lr=LR, steps=STEPS))
     data = WHOLE["support"], WHOLE["query"]
-    with pytest.raises(NotImplementedError, match=r"works for a single task only .*Use tasks=mf.Loop\(\)"):
+    with pytest.raises(RuntimeError, match=r"that runs task by task only.*Take tasks=mf.Loop\(\)"):
         mf.meta_grad(loss, adapt, tasks=batching)(THETA, *data)
     assert mf.meta_grad(loss, adapt, tasks=mf.Loop())(THETA, *data).grad.isfinite().all()
 
@@ -245,7 +245,7 @@ def test_what_cannot_be_mapped_can_be_looped(what: str, batching: Any) -> None:
 def test_a_cell_that_cannot_be_mapped() -> None:
     """torch says nothing of mapping here, but of a shape."""
     for method in ("backward", "evaluate"):
-        with pytest.raises(NotImplementedError, match=r"Use tasks=mf.Loop\(\)"):
+        with pytest.raises(RuntimeError, match=r"Take tasks=mf.Loop\(\)"):
             getattr(meta_for(recurrent()), method)(WHOLE)
     assert meta_for(recurrent(), tasks=mf.Loop()).step(WHOLE).loss.isfinite()
 
