@@ -110,7 +110,7 @@ def outcome(folder: Path, run: Run, made: Pull) -> Any:
 
 
 @pytest.mark.parametrize("save_seconds", [0.0, 1e9])
-@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.slow), 29])
+@pytest.mark.parametrize("every", [pytest.param(1, marks=pytest.mark.exhaustive), 29])
 def test_a_kill_at_any_access_to_the_disk(tmp_path: Path, save_seconds: float, every: int) -> None:
     """Killed at the k-th one, and once more while it goes on; then, what comes of it is what there would have been."""
     want = outcome(tmp_path / "whole", *go(tmp_path / "whole"))
