@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.metagrad import MetaGrad
 from metafunc.rule import Stats
 
@@ -27,6 +27,8 @@ def check(result: MetaGrad, *, stationarity: float = 0.1, linear_residual: float
     Raises:
         CheckError: Naming everything that was found, how many tasks it concerns, and what to do.
     """
+    options.positive("stationarity", stationarity, 0.1)
+    options.positive("linear_residual", linear_residual, 0.1)
     found = [
         *_not_finite(result),
         *_not_solved(result.stats, stationarity),

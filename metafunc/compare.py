@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.estimator import Adapt, Estimator
 from metafunc.estimators import Explicit
 from metafunc.inner import Inner
@@ -128,10 +128,9 @@ def compare(
     """
     if not isinstance(inner, Inner):
         raise errors.not_an_inner_problem("compare", inner)
-    if not isinstance(reference, Estimator):
-        raise errors.not_a("reference", "an estimator, such as Explicit()", reference)
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise errors.out_of_range("repeats", repeats, "an integer of at least 1", "e.g. repeats=5")
+    options.instance("reference", reference, Estimator, "an estimator, such as Explicit()")
+    options.integer("repeats", repeats, 5)
+    candidates = _labelled(estimators)
     # A tensor that requires grad would make each of them keep a graph for a backward pass that never comes.
     args = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, (theta, *data_and_query))
     device = next((x.device for x in tree.leaves(args) if isinstance(x, Tensor)), torch.device("cpu"))
@@ -149,7 +148,7 @@ def compare(
 
     exact = {id(inner): start(reference, inner)}
     listed: list[tuple[str, Inner, _Run]] = []
-    for label, candidate in _labelled(estimators):
+    for label, candidate in candidates:
         estimator, problem = _parts(candidate, inner)
         if id(problem) not in exact:
             exact[id(problem)] = attempt(reference, problem)

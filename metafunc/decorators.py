@@ -10,11 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import options, tree
 from metafunc.inner import Args, Gradient, Inner, check_like, from_theta, scalar
 from metafunc.tree import Tree
 
 Init = Callable[[Tree], Tree]
+_INIT = "init(theta) -> phi"
 
 
 def minimizes(
@@ -37,11 +38,12 @@ def minimizes(
         ... @mf.minimizes(objective)
         ... def adapt(theta, support): ...
     """
-    check_callable(objective, "minimizes", "objective(phi, theta, *data) -> scalar")
+    options.function("minimizes", objective, "objective(phi, theta, *data) -> scalar")
+    options.function("init", init, _INIT, optional=True)
     checked = scalar(objective, "objective")
 
     def decorate(fn: Callable[..., Tree]) -> Inner:
-        check_callable(fn, "minimizes", "adapt(theta, *data) -> phi")
+        options.function("minimizes", fn, "adapt(theta, *data) -> phi")
         return Inner(
             init=from_theta(init),
             objective=lambda phi, args: checked(phi, args.theta, *args.data),
@@ -68,10 +70,12 @@ def solves(
     Raises:
         ValueError: At the call, if the function returns another tree, shape, dtype or device than announced.
     """
-    check_callable(residual, "solves", "residual(phi, theta, *data) -> like phi")
+    options.function("solves", residual, "residual(phi, theta, *data) -> like phi")
+    options.function("init", init, _INIT, optional=True)
+    options.boolean("symmetric", symmetric)
 
     def decorate(fn: Callable[..., Tree]) -> Inner:
-        check_callable(fn, "solves", "adapt(theta, *data) -> phi")
+        options.function("solves", fn, "adapt(theta, *data) -> phi")
         name = _name(fn)
         return Inner(
             init=from_theta(init),
@@ -101,10 +105,12 @@ def iterates(
     Raises:
         ValueError: If ``steps`` is not positive; at the call, if a step returns another tree, shape, dtype or device.
     """
-    check_steps(steps)
+    options.integer("steps", steps, 5)
+    options.function("init", init, _INIT, optional=True)
+    options.boolean("symmetric", symmetric)
 
     def decorate(fn: Callable[..., Tree]) -> Inner:
-        check_callable(fn, "iterates", "step(phi, theta, *data) -> next phi")
+        options.function("iterates", fn, "step(phi, theta, *data) -> next phi")
         name = _name(fn)
 
         def advance(phi: Tree, args: Args) -> Tree:
@@ -132,18 +138,6 @@ def _checked_residual(residual: Gradient, name: str) -> Gradient:
         return value
 
     return checked
-
-
-def check_steps(steps: Any) -> None:
-    """Raise unless ``steps`` is a positive integer."""
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise errors.out_of_range("steps", steps, "an integer of at least 1", "e.g. steps=5")
-
-
-def check_callable(fn: Any, name: str, signature: str) -> None:
-    """Raise unless ``fn`` can be called."""
-    if not callable(fn):
-        raise errors.not_callable(name, signature, fn)
 
 
 def _name(fn: Callable[..., Any]) -> str:

@@ -31,6 +31,8 @@ class CheckError(RuntimeError):
 
 def describe(x: Any) -> str:
     """A leaf in few words."""
+    if isinstance(x, type):
+        return f"the class {x.__name__}"
     if isinstance(x, Tensor):
         return f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)} on {x.device}"
     return f"{type(x).__name__} {x!r}"[:80]
@@ -47,9 +49,13 @@ def out_of_range(name: str, value: Any, expected: str, hint: str) -> ValueError:
     return ValueError(say(name, expected, repr(value), f"give {name} such a value, {hint}"))
 
 
+def other_kind(name: str, expected: str, value: Any, hint: str) -> TypeError:
+    return TypeError(say(name, expected, describe(value), f"give {name} such a value, {hint}"))
+
+
 def not_a(name: str, expected: str, value: Any) -> TypeError:
-    got = describe(value) if not isinstance(value, type) else f"the class {value.__name__}"
-    return TypeError(say(name, expected, got, f"give {name} one of these"))
+    do = f"build one, {value.__name__}(...)" if isinstance(value, type) else f"give {name} one of these"
+    return TypeError(say(name, expected, describe(value), do))
 
 
 def not_callable(name: str, signature: str, value: Any) -> TypeError:

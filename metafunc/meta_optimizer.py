@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.dependence import dependencies
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
@@ -89,13 +89,9 @@ class MetaOptimizer(OuterLoop):
         self.model: Functional = functional(
             module, loss_fn, adapt=adapt, buffers=buffers, randomness=randomness, autocast=autocast
         )
-        if not isinstance(tasks, Batching):
-            raise errors.not_a("tasks", "Vmap(), Vmap(chunk=...) or Loop()", tasks)
+        options.instance("tasks", tasks, Batching, "Vmap(), Vmap(chunk=...) or Loop()")
         super().__init__(module, optimizer, scheduler, clip, seed, "module")
-        if step_randomness not in ("same", "different"):
-            raise errors.out_of_range(
-                "step_randomness", step_randomness, "'same' or 'different'", "spelled so"
-            )
+        options.choice("step_randomness", step_randomness, "same", "different")
         keyed = step_randomness == "different" and randomness != "error"
         problems = [inner(self.model.problem), (test_inner or inner)(self.model.problem)]
         self.inner, test = (with_step_keys(p) if keyed else p for p in problems)

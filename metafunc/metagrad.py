@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.autodiff import opaque_to_compiler, vjp, without_dead_levels
 from metafunc.captured import vmap
 from metafunc.dependence import dependencies
@@ -70,8 +70,8 @@ class Vmap(Batching):
     randomness: str = "error"
 
     def __post_init__(self) -> None:
-        if self.chunk is not None and (not isinstance(self.chunk, int) or self.chunk < 1):
-            raise errors.out_of_range("chunk", self.chunk, "None or a positive integer", "or leave it out")
+        options.integer("chunk", self.chunk, 16, optional=True)
+        options.choice("randomness", self.randomness, "error", "same", "different")
 
     def map(
         self, fn: Callable[..., tuple[Tree, Tree]], theta: Tree, tasks: tuple[Tree, ...], count: int
@@ -166,10 +166,11 @@ def meta_grad(
     """
     if not isinstance(adapt, Adapt):
         raise errors.not_wrapped("meta_grad", adapt)
-    if tasks is not None and not isinstance(tasks, Batching):
-        raise errors.not_a("tasks", "None, Vmap(), Vmap(chunk=...) or Loop()", tasks)
-    if isinstance(lanczos, bool) or not isinstance(lanczos, int) or lanczos < 0:
-        raise errors.out_of_range("lanczos", lanczos, "an integer of at least 0", "e.g. lanczos=8")
+    options.function("meta_grad", outer, "outer(phi, query) -> scalar")
+    options.instance("tasks", tasks, Batching, "Vmap(), Vmap(chunk=...) or Loop()", optional=True)
+    options.integer("lanczos", lanczos, 8, low=0)
+    options.boolean("has_aux", has_aux)
+    options.boolean("with_theta", with_theta)
     if lanczos and adapt.inner.objective is None:
         raise errors.needs_objective("lanczos", adapt.inner.name)
 

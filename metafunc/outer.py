@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.rule import Stats
 from metafunc.tree import Tree
 
@@ -66,10 +66,10 @@ class OuterLoop(ABC):
     def __init__(
         self, module: nn.Module, optimizer: Any, scheduler: Any, clip: float | None, seed: int, name: str
     ) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise errors.not_a("optimizer", f"a torch.optim optimizer of the {name}'s parameters", optimizer)
-        if clip is not None and not clip > 0:
-            raise errors.out_of_range("clip", clip, "a positive number or None", "e.g. clip=10.0")
+        expected = f"a torch.optim optimizer of the {name}'s parameters"
+        options.instance("optimizer", optimizer, torch.optim.Optimizer, expected)
+        options.positive("clip", clip, 10.0, optional=True)
+        options.integer("seed", seed, 0, low=0)
         own = {id(p) for p in module.parameters()}
         given = [id(p) for group in optimizer.param_groups for p in group["params"]]
         strangers = sum(p not in own for p in given)

@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "metafunc"
 
 ORDER = """
-    tree errors plug philox < autodiff memory < rule generators < captured dependence randomness < inner < hessian_batch step_keys settings < decorators < curvature < path
+    tree errors plug philox < options < autodiff memory < rule generators < captured dependence randomness < inner < hessian_batch step_keys settings < decorators < curvature < path
     < linear < solvers spectrum decorated < estimator < estimators < imperative < metagrad < norms check compare data nets bounds
     < functional outer < meta_optimizer interop < training bayes optim < __main__
 """
@@ -29,7 +29,7 @@ OPTIONAL = (
     "torchopt", "higher", "matplotlib", "rich", "scipy", "PIL", "tyro", "fontTools", "h5py", "plotly", "pandas",
     "tensorboard", "torchmetrics", "kornia",
 )  # fmt: skip
-OF_DATA = {"data", "tree", "errors", "plug"}
+OF_DATA = {"data", "tree", "errors", "plug", "options"}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metafunc import options
 from metafunc.bayes import errors
 from metafunc.bayes.predict import class_log_probabilities
 from metafunc.errors import not_installed
@@ -82,10 +83,7 @@ def calibration_intervals(
     Raises:
         ValueError, FloatingPointError, ImportError: As for :func:`calibration`.
     """
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 2:
-        raise errors.out_of_range(
-            "resamples", resamples, "a whole number of at least 2", "e.g. resamples=200"
-        )
+    options.integer("resamples", resamples, 200, low=2)
     draws, tasks = torch.Generator().manual_seed(seed), len(labels)
     found: list[Tensor] = []
     for _ in range(resamples):
@@ -136,8 +134,7 @@ def _answers(outputs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor
     """The predictive probabilities [n, classes] and the right classes [n]."""
     if outputs.ndim < 2 or outputs.shape[1:-1] != labels.shape or labels.is_floating_point():
         raise errors.not_outputs("logits [samples, ..., classes] and integer labels [...]", outputs, labels)
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise errors.out_of_range("bins", bins, "a whole number of at least 1", "e.g. bins=15")
+    options.integer("bins", bins, 15)
     broken = int((~torch.isfinite(outputs)).flatten(1).any(1).sum())
     if broken:
         raise errors.not_finite_samples(broken, len(outputs))

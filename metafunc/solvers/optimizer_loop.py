@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from metafunc import autodiff, errors, tree
-from metafunc.decorators import check_steps
 from metafunc.dependence import dependencies
 from metafunc.inner import Args, Gradient, Inner, check_like, remembered
 from metafunc.settings import Setting
 from metafunc.solvers.adam import safe_sqrt
-from metafunc.solvers.problem import Problem, check_tolerance, problem
+from metafunc.solvers.problem import Problem, check_limits, problem
 from metafunc.tree import Skeleton, Tree
 
 
@@ -59,8 +58,7 @@ def optimizer_loop(
         TypeError: If the optimizer is of neither kind; when it is differentiated, if its update does not pass a
             derivative on from the gradients that it is given.
     """
-    check_steps(steps)
-    check_tolerance(tolerance)
+    check_limits(steps, tolerance)
     goal = problem("optimizer_loop", loss, objective, init, prox=prox, weight_decay=weight_decay)
     if all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
         return _path(goal, optimizer, steps, tolerance)

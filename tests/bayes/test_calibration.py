@@ -105,7 +105,7 @@ def test_nan_in_a_sample_is_refused():
 WRONG = {
     "resamples": (
         lambda: bayes.calibration_intervals(torch.zeros(1, 2, 2), torch.zeros(2).long(), resamples=1),
-        "resamples: expected a whole number of at least 2, got 1. E.g. resamples=200.",
+        "resamples: expected an integer of at least 2, got 1. Give resamples such a value, e.g. resamples=200.",
     ),
     "labels": (
         lambda: bayes.calibration(torch.zeros(4, 2), torch.zeros(4, dtype=torch.int64)),
@@ -116,7 +116,7 @@ WRONG = {
     ),
     "bins": (
         lambda: bayes.calibration(*FOUR, bins=0),
-        "bins: expected a whole number of at least 1, got 0. E.g. bins=15.",
+        "bins: expected an integer of at least 1, got 0. Give bins such a value, e.g. bins=15.",
     ),
 }
 
