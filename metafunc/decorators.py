@@ -53,7 +53,7 @@ def minimizes(
             name=_name(fn),
         )
 
-    return decorate
+    return _named(decorate, f"minimizes({_name(objective)})")
 
 
 def solves(
@@ -87,7 +87,7 @@ def solves(
             name=name,
         )
 
-    return decorate
+    return _named(decorate, f"solves({_name(residual)})")
 
 
 def iterates(
@@ -128,7 +128,7 @@ def iterates(
             name=name,
         )
 
-    return decorate
+    return _named(decorate, f"iterates({steps})")
 
 
 def _checked_residual(residual: Gradient, name: str) -> Gradient:
@@ -157,3 +157,9 @@ def _declared(module: str, name: str, declare: Callable[[], Callable[[Any], Inne
     # Where this was used as a decorator, the name is that of the outcome, perhaps with an estimator around it.
     known = getattr(found, "inner", found)
     return known if isinstance(known, Inner) else declare()(found)
+
+
+def _named(decorate: Callable[..., Inner], name: str) -> Callable[..., Inner]:
+    """The decorator under the name that errors call it by, where it is used without a function below."""
+    decorate.__name__ = name
+    return decorate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -239,6 +240,31 @@ def not_an_inner_problem(name: str, value: Any) -> TypeError:
             getattr(value, "__name__", None) or describe(value),
             "build one with mf.gradient_descent(...), or say what your function does with @mf.minimizes(objective), "
             "@mf.solves(residual) or @mf.iterates(steps=K) below the estimator",
+        )
+    )
+
+
+def without_parentheses(name: str, required: Iterable[str]) -> TypeError:
+    call = f"mf.{name}({', '.join(f'{option}=...' for option in required)})"
+    return TypeError(
+        say(
+            name,
+            "its options",
+            "what it is to be put around",
+            f"write {call}(inner), with the options in the first parentheses, or @{call} above a function that "
+            " is declared with @mf.minimizes(objective), @mf.solves(residual) or @mf.iterates(steps=K)",
+        )
+    )
+
+
+def not_a_loss(solver: str, signature: str, value: Any) -> TypeError:
+    return TypeError(
+        say(
+            solver,
+            f"a function {signature}",
+            f"the module {type(value).__name__}" if hasattr(value, "named_parameters") else describe(value),
+            "make one of a module with mf.functional(module, loss_fn), gradient_descent(**model.problem, ...); "
+            "a module that is such a function itself is passed as module.forward",
         )
     )
 

@@ -47,7 +47,7 @@ class Parts(NamedTuple):
     rest: Objective | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Inner:
     """An inner problem with its solver. Calling it solves it; a derivative takes an estimator around it.
 
@@ -103,6 +103,9 @@ class Inner:
         if self.parts is not None:
             object.__setattr__(self, "parts", Parts(*map(bound, self.parts)))
         object.__setattr__(self, "settings", {name: bound(read) for name, read in self.settings.items()})
+
+    def __repr__(self) -> str:
+        return self.name
 
     def __reduce__(self) -> tuple[Callable[..., Inner], tuple[Any, ...]]:
         if self.recipe is None:

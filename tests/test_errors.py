@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from typing import Any
 
@@ -167,6 +169,63 @@ def test_neither_loss_nor_objective() -> None:
 def test_estimators_and_their_wrapping(make: Any, kind: type[Exception], text: str) -> None:
     with raises(kind, text):
         make()
+
+
+def by_hand(theta: Tensor, x: Tensor) -> Tensor:
+    return x
+
+
+WITHOUT = "expected its options, got what it is to be put around. Write mf."
+ADAPT = mf.Explicit()(INNER)
+AMISS = {
+    "an estimator at once around": (lambda: mf.Implicit(INNER), f"Implicit: {WITHOUT}Implicit()(inner)"),
+    "by name": (lambda: mf.Implicit(solver=INNER), f"Implicit: {WITHOUT}Implicit()(inner)"),
+    "with required options": (lambda: mf.Binomial(INNER), f"Binomial: {WITHOUT}Binomial(order=...)(inner)"),
+    "without options at all": (lambda: mf.FirstOrder(INNER), f"FirstOrder: {WITHOUT}FirstOrder()(inner)"),
+    "around another estimator's": (lambda: mf.Explicit(mf.Reptile()(INNER)), f"Explicit: {WITHOUT}"),
+    "above a function": (lambda: mf.Truncated(by_hand), "or @mf.Truncated(depth=...) above a function"),
+    "above what may be a solver": (lambda: mf.Implicit(by_hand)(THETA, X), f"Implicit: {WITHOUT}Implicit()"),
+    "a class for a solver": (lambda: mf.Implicit(mf.CG), "got the class CG. Build one, CG(...)"),
+    "an estimator for a solver": (lambda: mf.Implicit(mf.Explicit()), "solver: expected a linear solver"),
+    "a class for a curvature": (
+        lambda: mf.Explicit(curvature=mf.Exact),
+        "curvature: expected a curvature such as Exact(), CentralDifference() or GaussNewton(), got the class Exact",
+    ),
+    "a word for a curvature": (lambda: mf.Binomial(1, curvature="exact"), "got str 'exact'"),
+    "a class of tasks": (lambda: mf.meta_grad(loss, ADAPT, tasks=mf.Vmap), "Build one, Vmap(...)"),
+    "a declaration of nothing": (lambda: mf.Implicit()(mf.minimizes(loss)), "got minimizes(loss). Build one"),
+    "a declaration without parentheses": (lambda: mf.iterates(by_hand), "steps: expected an integer"),
+    "a solver for an inner problem": (lambda: mf.Explicit()(mf.CG()), "expected an inner problem, got CG"),
+    "a module for a loss": (
+        lambda: mf.gradient_descent(torch.nn.Linear(1, 1), lr=0.1, steps=1),
+        "expected a function loss(phi, *data) -> scalar, got the module Linear. "
+        "Make one of a module with mf.functional(module, loss_fn)",
+    ),
+    "a module for an objective": (
+        lambda: mf.newton_cg(objective=torch.nn.MSELoss()),
+        "newton_cg: expected a function objective(phi, theta, *data) -> scalar, got the module MSELoss",
+    ),
+    "an inner problem for a loss": (
+        lambda: mf.adam(INNER, lr=0.1, steps=1),
+        "adam: expected a function loss(phi, *data) -> scalar, got Inner gradient_descent(steps=3)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "text"), AMISS.values(), ids=AMISS)
+def test_what_is_put_in_the_wrong_place(make: Any, text: str) -> None:
+    with raises(TypeError, text):
+        make()
+
+
+def test_an_inner_problem_prints_its_name() -> None:
+    assert repr(INNER) == "gradient_descent(steps=3)"
+    assert repr(mf.with_hessian_batch(INNER)) == "with_hessian_batch(gradient_descent(steps=3))"
+
+
+def test_estimators_can_be_copied() -> None:
+    for estimator in (mf.Binomial(2), mf.Implicit(mf.CG(3)), mf.FirstOrder()):
+        assert copy.deepcopy(estimator) == pickle.loads(pickle.dumps(estimator)) == estimator
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from metafunc import errors, options, tree
 from metafunc.autodiff import jvp, vjp
@@ -50,6 +50,8 @@ class Implicit(Estimator):
             something that only the path depends on, such as ``lr``.
         TypeError: For a solver of symmetric systems around a residual that is not known to be symmetric.
     """
+
+    takes_functions: ClassVar[bool] = True
 
     solver: Any = CG()
     curvature: Curvature = Exact()

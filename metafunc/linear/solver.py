@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metafunc import errors, options
-from metafunc.inner import relative
+from metafunc.inner import Inner, relative
 from metafunc.linear.products import Matvec
 from metafunc.plug import Plug
 from metafunc.rule import Stats
@@ -91,7 +91,7 @@ def as_solver(solver: Any) -> LinearSolver:
     """A linear solver from what a user may give as ``solver=``."""
     if isinstance(solver, LinearSolver):
         return solver
-    if isinstance(solver, type) or not callable(solver):
+    if isinstance(solver, type | Inner | Plug) or not callable(solver):
         raise errors.not_a(
             "solver", "a linear solver such as CG(max_steps=5), or a function solve(matvec, b)", solver
         )

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from metafunc import errors, options, tree
 from metafunc.inner import Args, Inner, Objective, Parts, from_theta, scalar
+from metafunc.plug import Plug
 from metafunc.settings import Setting, Settings, check_setting
 from metafunc.tree import Tree
+
+_OBJECTIVE = "objective(phi, theta, *data) -> scalar"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +65,10 @@ class Problem:
     def __post_init__(self) -> None:
         if (self.loss is None) == (self.objective is None):
             raise errors.loss_or_objective(self.solver)
-        options.function(self.solver, self._user, "loss(phi, *data) -> scalar")
+        signature = "loss(phi, *data) -> scalar" if self.objective is None else _OBJECTIVE
+        options.function(self.solver, self._user, signature)
+        if isinstance(self._user, nn.Module | Inner | Plug):
+            raise errors.not_a_loss(self.solver, signature, self._user)
         options.function("init", self.init, "init(theta) -> phi", optional=True)
         for name, example in (("prox", 2.0), ("weight_decay", 1e-4)):
             check_setting(name, self.settings.values[name], example)
