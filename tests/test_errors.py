@@ -198,8 +198,10 @@ AMISS = {
     "a solver for an inner problem": (lambda: mf.Explicit()(mf.CG()), "expected an inner problem, got CG"),
     "a module for a loss": (
         lambda: mf.gradient_descent(torch.nn.Linear(1, 1), lr=0.1, steps=1),
-        "expected a function loss(phi, *data) -> scalar, got the module Linear. "
-        "Make one of a module with mf.functional(module, loss_fn)",
+        (
+            "expected a function loss(phi, *data) -> scalar, got the module Linear. "
+            "Make one of a module with mf.functional(module, loss_fn)"
+        ),
     ),
     "a module for an objective": (
         lambda: mf.newton_cg(objective=torch.nn.MSELoss()),
