@@ -201,6 +201,29 @@ def update_reads_values() -> TypeError:
     )
 
 
+def optimizer_state(got: str) -> TypeError:
+    return TypeError(
+        say(
+            "optimizer",
+            "a state that is a tree of tensors and plain values, returned by init and update",
+            got,
+            "keep every tensor in the state, in one shape, or write the step yourself under @mf.iterates(steps=K)",
+        )
+    )
+
+
+def optimizer_side_by_side() -> TypeError:
+    return TypeError(
+        say(
+            "optimizer",
+            "a state of tensors alone where several steps run side by side (Binomial, a tolerance under vmap, "
+            "torch.compile)",
+            "one that counts its steps in Python",
+            "use Explicit or Truncated, or an optimizer with its counter in a tensor",
+        )
+    )
+
+
 def update_without_derivative(why: str) -> TypeError:
     return TypeError(
         say(
