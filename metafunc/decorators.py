@@ -8,9 +8,11 @@ from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from metafunc import options, tree
+from metafunc import autodiff, errors, options, tree
+from metafunc.dependence import dependencies
 from metafunc.inner import Args, Gradient, Inner, check_like, from_theta, scalar
 from metafunc.tree import Tree
 
@@ -111,10 +113,18 @@ def iterates(
 
     def decorate(fn: Callable[..., Tree]) -> Inner:
         options.function("iterates", fn, "step(phi, theta, *data) -> next phi")
-        name = _name(fn)
+        name, proven = _name(fn), list[bool]()
+
+        def run(phi: Tree, args: Args) -> Tree:
+            return fn(
+                tree.map(torch.clone, phi), args.theta, *args.data
+            )  # a copy, since it may work in place
 
         def advance(phi: Tree, args: Args) -> Tree:
-            after = fn(phi, args.theta, *args.data)
+            if not proven and autodiff.is_recording((phi, args)):
+                _require_graph(run, phi, args, name)
+                proven.append(True)
+            after = run(phi, args)
             check_like(after, phi, name)
             return after
 
@@ -138,6 +148,28 @@ def _checked_residual(residual: Gradient, name: str) -> Gradient:
         return value
 
     return checked
+
+
+def _require_graph(step: Gradient, phi: Tree, args: Args, name: str) -> None:
+    """Raise if the outcome of a step changes with some leaf of ``phi`` of which it has no derivative."""
+    with autodiff.trial((phi, args)) as (here, rest):
+        try:
+            reached = dependencies(lambda p: step(p, rest), here)
+        except RuntimeError as error:
+            raise errors.step_not_differentiable(name, str(error).splitlines()[0]) from error
+    if all(reached):
+        return
+    outcomes: list[list[Tensor]] = []
+    for shift in (0.0, 1.0):  # each with the same random numbers
+        with autodiff.trial((phi, args)) as (here, rest):
+            moved = [x if there else x + shift for x, there in zip(tree.leaves(here), reached, strict=True)]
+            outcomes.append(tree.leaves(step(tree.rebuild(tree.structure(here), moved), rest)))
+    if not all(map(_equal, *outcomes)):
+        raise errors.step_without_graph(name, tree.paths(phi)[reached.index(False)])
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    return bool(((x == y) | (x.isnan() & y.isnan())).all())
 
 
 def _name(fn: Callable[..., Any]) -> str:

@@ -155,6 +155,54 @@ def other_leaf(name: str, path: str, expected: Tensor, got: Any) -> ValueError:
     )
 
 
+def other_setting(name: str, wanted: list[str], there: list[str]) -> ValueError:
+    missing, over = [p for p in wanted if p not in there], [p for p in there if p not in wanted]
+    got = [*(f"nothing at {path}" for path in missing[:3]), *(f"something at {path}" for path in over[:3])]
+    return ValueError(
+        say(
+            name,
+            f"a number, or a tree like phi, with leaves at {', '.join(wanted[:5])}{', ...' if len(wanted) > 5 else ''}",
+            " and ".join(got) or "another nesting",
+            f"give {name} one leaf for every leaf of phi",
+        )
+    )
+
+
+def unfit_setting(name: str, path: str, leaf: Tensor, got: Any) -> ValueError:
+    return ValueError(
+        say(
+            f"{name} at {path}",
+            f"a number, or a tensor that multiplies {describe(leaf)} without changing its shape or dtype",
+            describe(got),
+            f"give {name} as a tree like phi, or as a tensor without axes",
+        )
+    )
+
+
+def step_without_graph(name: str, path: str) -> ZeroGradientError:
+    return ZeroGradientError(
+        say(
+            name,
+            "a step whose outcome depends differentiably on phi",
+            f"one that uses phi at {path} without a derivative, which would make the meta-gradient zero",
+            "remove no_grad(), detach() and numpy from the step and take gradients in it with torch.func.grad; or "
+            "declare it as a black box with @mf.minimizes(objective) or @mf.solves(residual)",
+        )
+    )
+
+
+def step_not_differentiable(name: str, why: str) -> TypeError:
+    return TypeError(
+        say(
+            name,
+            "a step that can be differentiated",
+            f"one that cannot ({why})",
+            "keep numpy, detach() and .backward() out of it and take gradients in it with torch.func.grad; or declare "
+            "it as a black box with @mf.minimizes(objective) or @mf.solves(residual)",
+        )
+    )
+
+
 def captured(name: str) -> ZeroGradientError:
     return ZeroGradientError(
         say(
@@ -459,6 +507,13 @@ def no_compile(version: str) -> RuntimeError:
     return RuntimeError(
         f"torch {version} drops the derivative rules of metafunc inside torch.compile without a word. Use torch 2.7 or "
         "newer, or compile without metafunc's calls in the compiled function."
+    )
+
+
+def complex_leaf(name: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{name} has no derivative with respect to complex tensors. Pass torch.view_as_real(z) and call "
+        "torch.view_as_complex on it in the loss, or detach it."
     )
 
 

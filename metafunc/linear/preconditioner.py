@@ -120,11 +120,14 @@ class Function(Preconditioner):
 
     def prepare(self, products: Products, b: Tensor, damping: float) -> Products:
         """See :class:`Function`."""
-        like = products.unravel(b)
-        check_like("outcome of the preconditioner", like, self.fn(like))
+
+        def preconditioned(w: Tensor) -> Tree:
+            return self.fn(tree.map(torch.clone, products.unravel(w)))  # copies: it may work in place
 
         def apply(w: Tensor) -> Tensor:
-            return tree.ravel(self.fn(products.unravel(w)))[0]
+            return tree.ravel(preconditioned(w))[0]
+
+        check_like("outcome of the preconditioner", products.unravel(b), preconditioned(b))
 
         found = Products(apply, products.unravel, lambda: transpose(apply, b))
         return found.transposed if self.mirrored else found

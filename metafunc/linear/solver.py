@@ -72,7 +72,9 @@ class Foreign(LinearSolver):
 
     def solve(self, matvec: Matvec, b: Tensor, x0: Tensor | None = None) -> tuple[Tensor, Stats]:
         """One call of the function, and one more product for the residual."""
-        x = self.fn(matvec, b) if x0 is None or not self._takes_start else self.fn(matvec, b, init=x0)
+        # Copies, since it may work in place, and a product with the identity may be the vector itself.
+        start = {} if x0 is None or not self._takes_start else {"init": x0.clone()}
+        x = self.fn(lambda w: matvec(w).clone(), b.clone(), **start)
         x, broken = finite(x)
         return x, figures(torch.zeros_like(b.sum()), residual_of(matvec, b, x), breakdown=broken)
 

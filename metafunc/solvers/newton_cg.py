@@ -68,7 +68,7 @@ def newton_cg(
     def minimize(inner: Inner, start: Tree, args: Args) -> Tree:
         objective, hessian = inner.objective, curvature.hessian(inner)
         assert objective is not None
-        gradient, phi = plain_gradient(objective), start
+        gradient, phi = plain_gradient(objective), tree.map(torch.clone, start)
         for _ in range(steps):
             slope = gradient(phi, args)
             flat, unravel = tree.ravel(slope)

@@ -140,8 +140,8 @@ def _black_box(goal: Problem, make: Callable[[list[Tensor]], Any], steps: int, t
     def minimize(inner: Inner, start: Tree, args: Args) -> Tree:
         objective = inner.objective
         assert objective is not None
-        at: Any = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, args)
-        phi = tree.map(lambda x: x.detach().clone().requires_grad_(), start)
+        at: Any = tree.copied(args)
+        phi = tree.map(lambda x: x.requires_grad_(), tree.copied(start))
         leaves = tree.leaves(phi)
 
         def closure() -> Tensor:
