@@ -210,18 +210,22 @@ def _row(label: str, run: _Run, exact: _Run, own_problem: bool) -> Row:
     if exact.refusal is not None:
         why = f"no error, for the reference was refused: {exact.refusal}"
         return Row(label, seconds=seconds, memory=run.memory, own_problem=own_problem, refusal=why)
-    error, cosine = _distance(run.gradient, exact.gradient)
-    return Row(label, error, cosine, seconds, seconds / median(exact.seconds), run.memory, own_problem)
+    ratio, found = seconds / median(exact.seconds), _distance(run.gradient, exact.gradient)
+    error, cosine = found or (math.nan, math.nan)
+    why = None if found else "no error, for the meta-gradient of the reference is zero"
+    return Row(label, error, cosine, seconds, ratio, run.memory, own_problem, why)
 
 
-def _distance(gradient: Tree, reference: Tree) -> tuple[float, float]:
-    """The relative error and the cosine, ``nan`` or infinite where the reference is zero."""
+def _distance(gradient: Tree, reference: Tree) -> tuple[float, float] | None:
+    """The relative error and the cosine; ``None`` where the reference is zero."""
     g, r = (
         torch.cat([x.to("cpu", torch.float64).flatten() for x in tree.leaves(t) if x is not None])
         for t in (gradient, reference)
     )
-    size = float(r.norm())
-    return float((g - r).norm()) / size, float(torch.dot(g, r)) / (float(g.norm()) * size)
+    size, own = float(r.norm()), float(g.norm())
+    if size == 0:
+        return None
+    return float((g - r).norm()) / size, float(torch.dot(g, r)) / (own * size) if own else math.nan
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ class Estimator(Plug, ABC):
         ``phi``. Raises if this estimator cannot serve this inner problem."""
 
     def foresee(self, inner: Inner, reach: Tensor) -> Stats:
-        """What can be said of the error where ``reach = K * lr * largest eigenvalue`` is known; for ``mf.check``."""
+        """What can be said of the error, for ``mf.check``; ``reach`` is the largest eigenvalue of ``lr H``."""
         return {}
 
     def __call__(self, inner: Inner, *data: Any) -> Adapt:

@@ -225,7 +225,7 @@ def meta_grad(
         if lanczos:
             stats |= spectrum(adapt.inner, phi, adapt.inner.args(theta, data), lanczos)
             if "reach" in stats:
-                stats |= adapt.estimator.foresee(adapt.inner, stats["reach"])
+                stats |= adapt.estimator.foresee(adapt.inner, stats["reach_max"])
         aux = tree.map(_alive, box[0])
         return MetaGrad(value, grad, phi, {"loss": value, **stats}, aux, adjoint)
 

@@ -17,8 +17,8 @@ PACKAGE = Path(__file__).parents[1] / "metafunc"
 
 ORDER = """
     tree errors plug philox < options < autodiff memory < rule generators < captured dependence randomness < inner < hessian_batch step_keys settings < decorators < curvature < path
-    < linear < solvers spectrum decorated < estimator < estimators < imperative < metagrad < norms check compare data nets bounds
-    < functional outer < meta_optimizer interop < training bayes optim < __main__
+    < linear < solvers spectrum decorated < estimator < estimators < imperative < metagrad < norms compare data nets bounds
+    < functional outer < meta_optimizer interop check < training bayes optim < __main__
 """
 """What stands further left is imported by what stands further right, never the other way, and never by what stands
 between the same signs. A new module has to be given a place here."""

@@ -68,8 +68,8 @@ class Binomial(Estimator):
 
     def foresee(self, inner: Inner, reach: Tensor) -> Stats:
         """The error along the eigenvector of the largest eigenvalue, this series' and that of ``FirstOrder``, for a
-        Hessian that stays the same: ``|sum_l C(window, l) (-a)^l - (1 - a)^K|`` with ``a = reach / K``."""
-        window, a = self.window or inner.steps, reach / inner.steps
+        Hessian that stays the same: ``|sum_l C(window, l) (-a)^l - (1 - a)^K|`` with ``a = reach``."""
+        window, a = self.window or inner.steps, reach
         used = a * (self.order / window if self.rescale else 1.0)
         series = sum(math.comb(window, l) * (-used) ** l for l in range(self.order + 1))
         whole = (1 - a) ** inner.steps
