@@ -305,7 +305,7 @@ def all_true(flag: Tensor) -> bool:
 def plain_values(x: Tensor) -> list[Any] | None:
     """What is in a tensor over all tasks of the batches that are being mapped; ``None`` while ``torch.compile`` traces,
     when there are no values."""
-    plain: Any = _base(x)
+    plain: Any = base(x)
     return None if guards.detect_fake_mode(plain) is not None else plain.flatten().tolist()
 
 

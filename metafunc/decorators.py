@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from operator import attrgetter
@@ -152,7 +153,7 @@ def _checked_residual(residual: Gradient, name: str) -> Gradient:
 
 def _require_graph(step: Gradient, phi: Tree, args: Args, name: str) -> None:
     """Raise if the outcome of a step changes with some leaf of ``phi`` of which it has no derivative."""
-    with autodiff.trial((phi, args)) as (here, rest):
+    with _apart((phi, args)) as (here, rest):
         try:
             reached = dependencies(lambda p: step(p, rest), here)
         except RuntimeError as error:
@@ -161,11 +162,19 @@ def _require_graph(step: Gradient, phi: Tree, args: Args, name: str) -> None:
         return
     outcomes: list[list[Tensor]] = []
     for shift in (0.0, 1.0):  # each with the same random numbers
-        with autodiff.trial((phi, args)) as (here, rest):
+        with _apart((phi, args)) as (here, rest):
             moved = [x if there else x + shift for x, there in zip(tree.leaves(here), reached, strict=True)]
             outcomes.append(tree.leaves(step(tree.rebuild(tree.structure(here), moved), rest)))
     if not all(map(_equal, *outcomes)):
         raise errors.step_without_graph(name, tree.paths(phi)[reached.index(False)])
+
+
+@contextmanager
+def _apart(args: Tree) -> Generator[Tree]:
+    """A trial that those who watch the operators of a solve do not see."""
+    unwatched: Any = getattr(torch._C, "DisableTorchFunction")  # noqa: B009  # pyright: ignore[reportPrivateUsage]
+    with unwatched(), autodiff.trial(args) as at:
+        yield at
 
 
 def _equal(x: Tensor, y: Tensor) -> bool:
