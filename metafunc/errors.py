@@ -264,10 +264,11 @@ def optimizer_side_by_side() -> TypeError:
     return TypeError(
         say(
             "optimizer",
-            "a state of tensors alone where several steps run side by side (Binomial, a tolerance under vmap, "
-            "torch.compile)",
+            "a state of tensors alone where steps with different numbers run side by side (a tolerance under vmap) or "
+            "numbers are not known (torch.compile)",
             "one that counts its steps in Python",
-            "use Explicit or Truncated, or an optimizer with its counter in a tensor",
+            "leave out the tolerance, run task by task with tasks=mf.Loop(), or use an optimizer with its counter in a "
+            "tensor",
         )
     )
 

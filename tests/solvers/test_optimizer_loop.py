@@ -312,13 +312,21 @@ def test_a_state_that_cannot_be_carried(optimizer: Any, text: str) -> None:
         mf.optimizer_loop(logistic_loss, optimizer, steps=3)(theta, support)
 
 
-def test_steps_side_by_side_cannot_count_in_python() -> None:
+def test_a_counter_in_a_binomial_expansion() -> None:
+    """Its rounds take steps with different counts, which cannot be mapped."""
     theta, support, _ = tensors(logistic())
-    adapt = mf.Binomial(2)(mf.optimizer_loop(logistic_loss, torchopt.radam(0.1), steps=4))
-    with pytest.raises(
-        TypeError, match=r"got one that counts its steps in Python\. Use Explicit or Truncated"
-    ):
-        jacrev(adapt)(theta, support)
+    reference = mf.Binomial(2)(mf.gradient_descent(logistic_loss, lr=0.1, momentum=0.5, steps=4))
+    adapt = mf.Binomial(2)(mf.optimizer_loop(logistic_loss, MOMENTA["none at first"](), steps=4))
+    close(jacrev(adapt)(theta, support), jacrev(reference)(theta, support), 1e-13)
+
+
+def test_tasks_that_stopped_at_different_steps_cannot_count_in_python() -> None:
+    inner = mf.optimizer_loop(
+        lambda phi, x: ((phi - x) ** 2).sum(), torchopt.radam(0.1), steps=4, tolerance=1e-3
+    )
+    theta = torch.zeros(2)
+    with pytest.raises(TypeError, match=r"got one that counts its steps in Python\. Leave out the tolerance"):
+        vmap(mf.Explicit()(inner), in_dims=(None, 0))(theta, torch.stack([theta, theta + 1]))
 
 
 BLACK_BOXES = {
