@@ -117,9 +117,8 @@ def iterates(
         name, proven = _name(fn), list[bool]()
 
         def run(phi: Tree, args: Args) -> Tree:
-            return fn(
-                tree.map(torch.clone, phi), args.theta, *args.data
-            )  # a copy, since it may work in place
+            own = tree.map(torch.clone, phi)  # since it may work in place
+            return fn(own, args.theta, *args.data)
 
         def advance(phi: Tree, args: Args) -> Tree:
             if not proven and autodiff.is_recording((phi, args)):

@@ -102,7 +102,8 @@ def test_the_reach_is_that_of_the_bounds() -> None:
     bound = mf.bounds.convex(mf.Truncated(2), float(stats["reach"]), 5, commuting=True)
     exact = mf.meta_grad(lambda phi, q: -(q @ phi), mf.Explicit()(inner))(theta, query, query).grad
     found = mf.meta_grad(lambda phi, q: -(q @ phi), mf.Truncated(2)(inner))(theta, query, query).grad
-    assert bound == pytest.approx(float((found - exact).norm() / query.norm()), rel=1e-12)
+    error = float((found - exact).norm() / query.norm())
+    assert bound == pytest.approx(error / (1 - 0.15) ** 2, rel=1e-12)  # the last two steps shrink it
 
 
 def test_window_and_rescaling_enter_the_prediction() -> None:
