@@ -132,7 +132,7 @@ def greedy_inverse(w: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    "solver", [greedy_solve, mf.CG(preconditioner=greedy_inverse), mf.GMRES(preconditioner=greedy_inverse)], ids=repr
+    "solver", [greedy_solve, mf.CG(preconditioner=greedy_inverse), mf.GMRES(preconditioner=greedy_inverse)], ids=["foreign", "cg", "gmres"]
 )  # fmt: skip
 def test_linear_solvers_and_preconditioners_in_place(solver: Any) -> None:
     adapt = mf.Implicit(solver)(mf.minimizes(objective)(in_place))
