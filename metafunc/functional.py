@@ -76,6 +76,12 @@ def functional(
     options.instance("module", module, nn.Module, "an nn.Module")
     options.function("loss_fn", loss_fn, "loss_fn(outputs, targets) -> scalar")
     options.choice("randomness", randomness, "error", "same", "different")
+    options.instance(
+        "buffers",
+        buffers,
+        (str, Mapping),
+        "'batch', 'frozen' or 'task', or a dict of these by the names of modules",
+    )
     if autocast is not None and autocast not in (torch.bfloat16, torch.float16):
         raise errors.out_of_range(
             "autocast", autocast, "torch.bfloat16, torch.float16 or None", "e.g. bfloat16"
