@@ -302,6 +302,13 @@ def all_true(flag: Tensor) -> bool:
     return guards.detect_fake_mode(plain) is None and all(plain.flatten().tolist())
 
 
+def plain_values(x: Tensor) -> list[Any] | None:
+    """What is in a tensor over all tasks of the batches that are being mapped; ``None`` while ``torch.compile`` traces,
+    when there are no values."""
+    plain: Any = base(x)
+    return None if guards.detect_fake_mode(plain) is not None else plain.flatten().tolist()
+
+
 def forward_mode_active() -> bool:
     """Whether a forward-mode derivative is being taken."""
     module: Any = forward_ad

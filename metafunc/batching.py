@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.captured import vmap
 from metafunc.generators import undisturbed
 from metafunc.plug import Plug
@@ -52,10 +52,8 @@ class Vmap(Batching):
     randomness: str = "error"
 
     def __post_init__(self) -> None:
-        if self.chunk is not None and (
-            isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or self.chunk < 1
-        ):
-            raise errors.out_of_range("chunk", self.chunk, "None or a positive integer", "or leave it out")
+        options.integer("chunk", self.chunk, 16, optional=True)
+        options.choice("randomness", self.randomness, "error", "same", "different")
 
     def map(
         self, fn: Callable[..., tuple[Tree, Tree]], theta: Tree, tasks: tuple[Tree, ...], count: int

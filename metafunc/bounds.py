@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from metafunc import errors
+from metafunc import errors, options
 from metafunc.estimators import Binomial, FirstOrder, Truncated
 
 Bounded = FirstOrder | Truncated | Binomial
@@ -34,7 +34,7 @@ def lipschitz(estimator: Bounded, reach: float, steps: int) -> float:
         ValueError: If a number is out of range, or the estimator has a ``window`` or rescales.
     """
     length = _length(estimator, steps)
-    _check_number("reach", reach, 0.0, math.inf)
+    options.number("reach", reach, 0.5)
     if isinstance(estimator, Binomial):
         return _chains(reach, 0.0, steps, 0, length)
     return (1 + reach) ** steps - (1 + reach) ** length
@@ -56,7 +56,8 @@ def convex(estimator: Bounded, reach: float, steps: int, *, commuting: bool = Fa
         ValueError: If a number is out of range, or the estimator has a ``window`` or rescales.
     """
     length = _length(estimator, steps)
-    _check_number("reach", reach, 0.0, 1.0)
+    options.boolean("commuting", commuting)
+    options.number("reach", reach, 0.5, high=1.0, ends="[]")
     if isinstance(estimator, Binomial):
         return math.comb(steps, length + 1) * reach ** (length + 1)
     left_out = steps - length
@@ -90,10 +91,10 @@ def strongly_convex(
         ValueError: If a number is out of range, or the estimator has a ``window`` or rescales.
     """
     length = _length(estimator, steps)
-    _check_number("reach", reach, 0.0, 1.0)
-    _check_number("least", least, 0.0, reach)
-    if isinstance(last, bool) or not isinstance(last, int) or not 0 <= last <= steps:
-        raise errors.out_of_range("last", last, f"an integer in 0..{steps}", "e.g. last=1")
+    options.boolean("commuting", commuting)
+    options.number("reach", reach, 0.5, high=1.0, ends="[]")
+    options.number("least", least, 0.0, high=reach, ends="[]")
+    options.integer("last", last, 1, low=0, high=steps)
     if isinstance(estimator, Binomial):
         return _chains(reach, least, steps, last, length)
     kept = min(length, last)
@@ -115,8 +116,7 @@ def _chains(a: float, b: float, steps: int, last: int, length: int) -> float:
 
 def _length(estimator: Bounded, steps: int) -> int:
     """``L``, after checks of both arguments."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise errors.out_of_range("steps", steps, "an integer of at least 1", "e.g. steps=5")
+    options.integer("steps", steps, 5)
     if isinstance(estimator, Binomial):
         if estimator.window is not None or estimator.rescale:
             raise errors.out_of_range(
@@ -134,9 +134,3 @@ def _length(estimator: Bounded, steps: int) -> int:
             "estimator", estimator, f"at most {steps} steps expanded", "or more steps to the inner loop"
         )
     return length
-
-
-def _check_number(name: str, value: float, low: float, high: float) -> None:
-    if not (low <= value <= high and math.isfinite(value)):
-        expected = "a finite number of at least 0" if high == math.inf else f"a number in [{low:g}, {high:g}]"
-        raise errors.out_of_range(name, value, expected, "the learning rate times a bound of the curvature")

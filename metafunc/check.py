@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.metagrad import MetaGrad
+from metafunc.outer import MetaStep
 from metafunc.rule import Stats
 
+Result = TypeVar("Result", MetaGrad, MetaStep)
 
-def check(result: MetaGrad, *, stationarity: float = 0.1, linear_residual: float = 0.1) -> MetaGrad:
+
+def check(result: Result, *, stationarity: float = 0.1, linear_residual: float = 0.1) -> Result:
     """Return ``result``, or raise if it should not be used.
 
     Raising on data inside a transform would break under ``vmap``, so the estimators only take note; this looks at the
@@ -18,15 +23,20 @@ def check(result: MetaGrad, *, stationarity: float = 0.1, linear_residual: float
     if ``meta_grad`` was asked for it with ``lanczos=``.
 
     Args:
-        result: From :func:`meta_grad`.
+        result: From :func:`meta_grad`, or from a step of a :class:`MetaOptimizer`.
         stationarity: For implicit estimators, the largest norm of the inner gradient at ``phi`` that is accepted, as a
             fraction of that at the start.
         linear_residual: For implicit estimators, the largest relative residual of the linear solve (of the perturbed
             problems, for ``FiniteDifference``) that is accepted.
 
     Raises:
+        TypeError: If ``result`` is something else.
         CheckError: Naming everything that was found, how many tasks it concerns, and what to do.
     """
+    expected = "what mf.meta_grad(...)(...) or MetaOptimizer.step returned, a MetaGrad or a MetaStep"
+    options.instance("result", result, (MetaGrad, MetaStep), expected)
+    options.positive("stationarity", stationarity, 0.1)
+    options.positive("linear_residual", linear_residual, 0.1)
     found = [
         *_not_finite(result),
         *_not_solved(result.stats, stationarity),
@@ -39,11 +49,15 @@ def check(result: MetaGrad, *, stationarity: float = 0.1, linear_residual: float
     return result
 
 
-def _not_finite(result: MetaGrad) -> list[str]:
+def _not_finite(result: MetaGrad | MetaStep) -> list[str]:
     found: list[str] = []
     losses = result.stats["loss"]
     if not torch.isfinite(losses).all():
         found.append(f"the outer loss is not finite ({_how_many(~torch.isfinite(losses))})")
+    if isinstance(result, MetaStep):
+        if result.grad_norm is not None and not torch.isfinite(result.grad_norm):
+            found.append("the meta-gradient is not finite: lower the inner lr, or look at the inner loss")
+        return found
     for path, leaf in zip(tree.paths(result.grad), tree.leaves(result.grad), strict=True):
         if tree.is_float(leaf) and not torch.isfinite(leaf).all():
             found.append(
@@ -110,15 +124,17 @@ def _curvature(stats: Stats) -> list[str]:
 def _series(stats: Stats) -> list[str]:
     if "series_error" not in stats:
         return []
-    outside = ~(stats["series_error"] < stats["first_order_error"])
+    # An exact series has both errors of zero, up to rounding.
+    slack = 10 * torch.finfo(stats["series_error"].dtype).eps
+    outside = ~(stats["series_error"] <= stats["first_order_error"] + slack)
     if not outside.any():
         return []
-    worst = int(torch.argmax(stats["reach"].flatten()))
+    worst = int(torch.argmax(stats["reach_max"].flatten()))
     reach, series, first = (
-        float(stats[name].flatten()[worst]) for name in ("reach", "series_error", "first_order_error")
+        float(stats[name].flatten()[worst]) for name in ("reach_max", "series_error", "first_order_error")
     )
     text = (
-        f"Binomial is outside its range ({_how_many(outside)}): K * lr * largest eigenvalue is about {reach:.2g}, "
+        f"Binomial is outside its range ({_how_many(outside)}): lr * largest eigenvalue is about {reach:.2g}, "
         f"where its error along that eigenvector is {series:.2g}, that of FirstOrder {first:.2g}: raise order, lower "
         "lr, or use Truncated or Explicit"
     )

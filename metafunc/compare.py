@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.batching import Batching
 from metafunc.estimator import Adapt, Estimator
 from metafunc.estimators import Explicit
@@ -129,10 +129,9 @@ def compare(
     """
     if not isinstance(inner, Inner):
         raise errors.not_an_inner_problem("compare", inner)
-    if not isinstance(reference, Estimator):
-        raise errors.not_a("reference", "an estimator, such as Explicit()", reference)
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise errors.out_of_range("repeats", repeats, "an integer of at least 1", "e.g. repeats=5")
+    options.instance("reference", reference, Estimator, "an estimator, such as Explicit()")
+    options.integer("repeats", repeats, 5)
+    candidates = _labelled(estimators)
     # A tensor that requires grad would make each of them keep a graph for a backward pass that never comes.
     args = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, (theta, *data_and_query))
     device = next((x.device for x in tree.leaves(args) if isinstance(x, Tensor)), torch.device("cpu"))
@@ -150,7 +149,7 @@ def compare(
 
     exact = {id(inner): start(reference, inner)}
     listed: list[tuple[str, Inner, _Run]] = []
-    for label, candidate in _labelled(estimators):
+    for label, candidate in candidates:
         estimator, problem = _parts(candidate, inner)
         if id(problem) not in exact:
             exact[id(problem)] = attempt(reference, problem)
@@ -212,18 +211,22 @@ def _row(label: str, run: _Run, exact: _Run, own_problem: bool) -> Row:
     if exact.refusal is not None:
         why = f"no error, for the reference was refused: {exact.refusal}"
         return Row(label, seconds=seconds, memory=run.memory, own_problem=own_problem, refusal=why)
-    error, cosine = _distance(run.gradient, exact.gradient)
-    return Row(label, error, cosine, seconds, seconds / median(exact.seconds), run.memory, own_problem)
+    ratio, found = seconds / median(exact.seconds), _distance(run.gradient, exact.gradient)
+    error, cosine = found or (math.nan, math.nan)
+    why = None if found else "no error, for the meta-gradient of the reference is zero"
+    return Row(label, error, cosine, seconds, ratio, run.memory, own_problem, why)
 
 
-def _distance(gradient: Tree, reference: Tree) -> tuple[float, float]:
-    """The relative error and the cosine, ``nan`` or infinite where the reference is zero."""
+def _distance(gradient: Tree, reference: Tree) -> tuple[float, float] | None:
+    """The relative error and the cosine; ``None`` where the reference is zero."""
     g, r = (
         torch.cat([x.to("cpu", torch.float64).flatten() for x in tree.leaves(t) if x is not None])
         for t in (gradient, reference)
     )
-    size = float(r.norm())
-    return float((g - r).norm()) / size, float(torch.dot(g, r)) / (float(g.norm()) * size)
+    size, own = float(r.norm()), float(g.norm())
+    if size == 0:
+        return None
+    return float((g - r).norm()) / size, float(torch.dot(g, r)) / (own * size) if own else math.nan
 
 
 def _cells(row: Row) -> tuple[str, ...]:

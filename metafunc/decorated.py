@@ -41,10 +41,9 @@ class Decorated(Rule):
     def forward(self, args: tuple[Args, Tree, Tree]) -> tuple[Tree, ...]:
         at, phi, v = self.arrange(args)
         flags, found, spec = tree.leaves(self.needs), tree.leaves(at), tree.structure(at)
+        phi, v, found = tree.copied((phi, v, found))  # the decorator and its solver may work in place
         wanted = tuple(
-            x.detach().requires_grad_()
-            for x, want in zip(found, flags, strict=True)
-            if want and tree.is_float(x)
+            x.requires_grad_() for x, want in zip(found, flags, strict=True) if want and tree.is_float(x)
         )
         shape = tree.structure(phi)
 
@@ -76,7 +75,7 @@ class Decorated(Rule):
 
     def _solve(self, matvec: Callable[[Tree], Tree], b: Tree) -> Tree:
         if isinstance(self.solver, Foreign):
-            return self.solver.fn(matvec, b)
+            return self.solver.fn(matvec, tree.map(torch.clone, b))
         flat, unravel = tree.ravel(b)
         return unravel(self.solver.solve(lambda w: tree.ravel(matvec(unravel(w)))[0], flat)[0])
 

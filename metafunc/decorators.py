@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import autodiff, errors, options, tree
+from metafunc.dependence import dependencies
 from metafunc.inner import Args, Gradient, Inner, check_like, from_theta, scalar
 from metafunc.tree import Tree
 
 Init = Callable[[Tree], Tree]
+_INIT = "init(theta) -> phi"
 
 
 def minimizes(
@@ -37,11 +41,12 @@ def minimizes(
         ... @mf.minimizes(objective)
         ... def adapt(theta, support): ...
     """
-    check_callable(objective, "minimizes", "objective(phi, theta, *data) -> scalar")
+    options.function("minimizes", objective, "objective(phi, theta, *data) -> scalar")
+    options.function("init", init, _INIT, optional=True)
     checked = scalar(objective, "objective")
 
     def decorate(fn: Callable[..., Tree]) -> Inner:
-        check_callable(fn, "minimizes", "adapt(theta, *data) -> phi")
+        options.function("minimizes", fn, "adapt(theta, *data) -> phi")
         return Inner(
             init=from_theta(init),
             objective=lambda phi, args: checked(phi, args.theta, *args.data),
@@ -51,7 +56,7 @@ def minimizes(
             name=_name(fn),
         )
 
-    return decorate
+    return _named(decorate, f"minimizes({_name(objective)})")
 
 
 def solves(
@@ -68,10 +73,12 @@ def solves(
     Raises:
         ValueError: At the call, if the function returns another tree, shape, dtype or device than announced.
     """
-    check_callable(residual, "solves", "residual(phi, theta, *data) -> like phi")
+    options.function("solves", residual, "residual(phi, theta, *data) -> like phi")
+    options.function("init", init, _INIT, optional=True)
+    options.boolean("symmetric", symmetric)
 
     def decorate(fn: Callable[..., Tree]) -> Inner:
-        check_callable(fn, "solves", "adapt(theta, *data) -> phi")
+        options.function("solves", fn, "adapt(theta, *data) -> phi")
         name = _name(fn)
         return Inner(
             init=from_theta(init),
@@ -83,7 +90,7 @@ def solves(
             name=name,
         )
 
-    return decorate
+    return _named(decorate, f"solves({_name(residual)})")
 
 
 def iterates(
@@ -101,14 +108,23 @@ def iterates(
     Raises:
         ValueError: If ``steps`` is not positive; at the call, if a step returns another tree, shape, dtype or device.
     """
-    check_steps(steps)
+    options.integer("steps", steps, 5)
+    options.function("init", init, _INIT, optional=True)
+    options.boolean("symmetric", symmetric)
 
     def decorate(fn: Callable[..., Tree]) -> Inner:
-        check_callable(fn, "iterates", "step(phi, theta, *data) -> next phi")
-        name = _name(fn)
+        options.function("iterates", fn, "step(phi, theta, *data) -> next phi")
+        name, proven = _name(fn), list[bool]()
+
+        def run(phi: Tree, args: Args) -> Tree:
+            own = tree.map(torch.clone, phi)  # since it may work in place
+            return fn(own, args.theta, *args.data)
 
         def advance(phi: Tree, args: Args) -> Tree:
-            after = fn(phi, args.theta, *args.data)
+            if not proven and autodiff.is_recording((phi, args)):
+                _require_graph(run, phi, args, name)
+                proven.append(True)
+            after = run(phi, args)
             check_like(after, phi, name)
             return after
 
@@ -122,7 +138,7 @@ def iterates(
             name=name,
         )
 
-    return decorate
+    return _named(decorate, f"iterates({steps})")
 
 
 def _checked_residual(residual: Gradient, name: str) -> Gradient:
@@ -134,16 +150,34 @@ def _checked_residual(residual: Gradient, name: str) -> Gradient:
     return checked
 
 
-def check_steps(steps: Any) -> None:
-    """Raise unless ``steps`` is a positive integer."""
-    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-        raise errors.out_of_range("steps", steps, "an integer of at least 1", "e.g. steps=5")
+def _require_graph(step: Gradient, phi: Tree, args: Args, name: str) -> None:
+    """Raise if the outcome of a step changes with some leaf of ``phi`` of which it has no derivative."""
+    with _apart((phi, args)) as (here, rest):
+        try:
+            reached = dependencies(lambda p: step(p, rest), here)
+        except RuntimeError as error:
+            raise errors.step_not_differentiable(name, str(error).splitlines()[0]) from error
+    if all(reached):
+        return
+    outcomes: list[list[Tensor]] = []
+    for shift in (0.0, 1.0):  # each with the same random numbers
+        with _apart((phi, args)) as (here, rest):
+            moved = [x if there else x + shift for x, there in zip(tree.leaves(here), reached, strict=True)]
+            outcomes.append(tree.leaves(step(tree.rebuild(tree.structure(here), moved), rest)))
+    if not all(map(_equal, *outcomes)):
+        raise errors.step_without_graph(name, tree.paths(phi)[reached.index(False)])
 
 
-def check_callable(fn: Any, name: str, signature: str) -> None:
-    """Raise unless ``fn`` can be called."""
-    if not callable(fn):
-        raise errors.not_callable(name, signature, fn)
+@contextmanager
+def _apart(args: Tree) -> Generator[Tree]:
+    """A trial that those who watch the operators of a solve do not see."""
+    unwatched: Any = getattr(torch._C, "DisableTorchFunction")  # noqa: B009  # pyright: ignore[reportPrivateUsage]
+    with unwatched(), autodiff.trial(args) as at:
+        yield at
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    return bool(((x == y) | (x.isnan() & y.isnan())).all())
 
 
 def _name(fn: Callable[..., Any]) -> str:
@@ -163,3 +197,9 @@ def _declared(module: str, name: str, declare: Callable[[], Callable[[Any], Inne
     # Where this was used as a decorator, the name is that of the outcome, perhaps with an estimator around it.
     known = getattr(found, "inner", found)
     return known if isinstance(known, Inner) else declare()(found)
+
+
+def _named(decorate: Callable[..., Inner], name: str) -> Callable[..., Inner]:
+    """The decorator under the name that errors call it by, where it is used without a function below."""
+    decorate.__name__ = name
+    return decorate

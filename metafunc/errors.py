@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -35,6 +36,8 @@ class CheckError(RuntimeError):
 
 def describe(x: Any) -> str:
     """A leaf in few words."""
+    if isinstance(x, type):
+        return f"the class {x.__name__}"
     if isinstance(x, Tensor):
         return f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)} on {x.device}"
     return f"{type(x).__name__} {x!r}"[:80]
@@ -51,9 +54,13 @@ def out_of_range(name: str, value: Any, expected: str, hint: str) -> ValueError:
     return ValueError(say(name, expected, repr(value), f"give {name} such a value, {hint}"))
 
 
+def other_kind(name: str, expected: str, value: Any, hint: str) -> TypeError:
+    return TypeError(say(name, expected, describe(value), f"give {name} such a value, {hint}"))
+
+
 def not_a(name: str, expected: str, value: Any) -> TypeError:
-    got = describe(value) if not isinstance(value, type) else f"the class {value.__name__}"
-    return TypeError(say(name, expected, got, f"give {name} one of these"))
+    do = f"build one, {value.__name__}(...)" if isinstance(value, type) else f"give {name} one of these"
+    return TypeError(say(name, expected, describe(value), do))
 
 
 def not_callable(name: str, signature: str, value: Any) -> TypeError:
@@ -152,6 +159,54 @@ def other_leaf(name: str, path: str, expected: Tensor, got: Any) -> ValueError:
     )
 
 
+def other_setting(name: str, wanted: list[str], there: list[str]) -> ValueError:
+    missing, over = [p for p in wanted if p not in there], [p for p in there if p not in wanted]
+    got = [*(f"nothing at {path}" for path in missing[:3]), *(f"something at {path}" for path in over[:3])]
+    return ValueError(
+        say(
+            name,
+            f"a number, or a tree like phi, with leaves at {', '.join(wanted[:5])}{', ...' if len(wanted) > 5 else ''}",
+            " and ".join(got) or "another nesting",
+            f"give {name} one leaf for every leaf of phi",
+        )
+    )
+
+
+def unfit_setting(name: str, path: str, leaf: Tensor, got: Any) -> ValueError:
+    return ValueError(
+        say(
+            f"{name} at {path}",
+            f"a number, or a tensor that multiplies {describe(leaf)} without changing its shape or dtype",
+            describe(got),
+            f"give {name} as a tree like phi, or as a tensor without axes",
+        )
+    )
+
+
+def step_without_graph(name: str, path: str) -> ZeroGradientError:
+    return ZeroGradientError(
+        say(
+            name,
+            "a step whose outcome depends differentiably on phi",
+            f"one that uses phi at {path} without a derivative, which would make the meta-gradient zero",
+            "remove no_grad(), detach() and numpy from the step and take gradients in it with torch.func.grad; or "
+            "declare it as a black box with @mf.minimizes(objective) or @mf.solves(residual)",
+        )
+    )
+
+
+def step_not_differentiable(name: str, why: str) -> TypeError:
+    return TypeError(
+        say(
+            name,
+            "a step that can be differentiated",
+            f"one that cannot ({why})",
+            "keep numpy, detach() and .backward() out of it and take gradients in it with torch.func.grad; or declare "
+            "it as a black box with @mf.minimizes(objective) or @mf.solves(residual)",
+        )
+    )
+
+
 def captured(name: str) -> ZeroGradientError:
     return ZeroGradientError(
         say(
@@ -198,6 +253,30 @@ def update_reads_values() -> TypeError:
     )
 
 
+def optimizer_state(got: str) -> TypeError:
+    return TypeError(
+        say(
+            "optimizer",
+            "a state that is a tree of tensors and plain values, returned by init and update",
+            got,
+            "keep every tensor in the state, in one shape, or write the step yourself under @mf.iterates(steps=K)",
+        )
+    )
+
+
+def optimizer_side_by_side() -> TypeError:
+    return TypeError(
+        say(
+            "optimizer",
+            "a state of tensors alone where steps with different numbers run side by side (a tolerance under vmap) or "
+            "numbers are not known (torch.compile)",
+            "one that counts its steps in Python",
+            "leave out the tolerance, run task by task with tasks=mf.Loop(), or use an optimizer with its counter in a "
+            "tensor",
+        )
+    )
+
+
 def update_without_derivative(why: str) -> TypeError:
     return TypeError(
         say(
@@ -237,6 +316,31 @@ def not_an_inner_problem(name: str, value: Any) -> TypeError:
             getattr(value, "__name__", None) or describe(value),
             "build one with mf.gradient_descent(...), or say what your function does with @mf.minimizes(objective), "
             "@mf.solves(residual) or @mf.iterates(steps=K) below the estimator",
+        )
+    )
+
+
+def without_parentheses(name: str, required: Iterable[str]) -> TypeError:
+    call = f"mf.{name}({', '.join(f'{option}=...' for option in required)})"
+    return TypeError(
+        say(
+            name,
+            "its options",
+            "what it is to be put around",
+            f"write {call}(inner), with the options in the first parentheses, or @{call} above a function that "
+            " is declared with @mf.minimizes(objective), @mf.solves(residual) or @mf.iterates(steps=K)",
+        )
+    )
+
+
+def not_a_loss(solver: str, signature: str, value: Any) -> TypeError:
+    return TypeError(
+        say(
+            solver,
+            f"a function {signature}",
+            f"the module {type(value).__name__}" if hasattr(value, "named_parameters") else describe(value),
+            "make one of a module with mf.functional(module, loss_fn), gradient_descent(**model.problem, ...); "
+            "a module that is such a function itself is passed as module.forward",
         )
     )
 
@@ -408,6 +512,13 @@ def no_compile(version: str) -> RuntimeError:
     return RuntimeError(
         f"torch {version} drops the derivative rules of metafunc inside torch.compile without a word. Use torch 2.7 or "
         "newer, or compile without metafunc's calls in the compiled function."
+    )
+
+
+def complex_leaf(name: str) -> NotImplementedError:
+    return NotImplementedError(
+        f"{name} has no derivative with respect to complex tensors. Pass torch.view_as_real(z) and call "
+        "torch.view_as_complex on it in the loss, or detach it."
     )
 
 

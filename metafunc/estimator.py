@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from types import FunctionType
+from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
@@ -24,6 +26,15 @@ class Estimator(Plug, ABC):
     """
 
     __slots__ = ()
+    takes_functions: ClassVar[bool] = False
+    """Whether the first option may be a function."""
+
+    def __new__(cls, *given: Any, **named: Any) -> Self:
+        """Refuses what an estimator is put around where its options belong: ``Explicit(inner)``."""
+        around = any(isinstance(x, Inner | Adapt) for x in (*given, *named.values()))
+        if around or (given and isinstance(given[0], FunctionType) and not cls.takes_functions):
+            raise _without_parentheses(cls)
+        return super().__new__(cls)
 
     @abstractmethod
     def rule(self, inner: Inner) -> Rule:
@@ -31,16 +42,23 @@ class Estimator(Plug, ABC):
         ``phi``. Raises if this estimator cannot serve this inner problem."""
 
     def foresee(self, inner: Inner, reach: Tensor) -> Stats:
-        """What can be said of the error where ``reach = K * lr * largest eigenvalue`` is known; for ``mf.check``."""
+        """What can be said of the error, for ``mf.check``; ``reach`` is the largest eigenvalue of ``lr H``."""
         return {}
 
-    def __call__(self, inner: Inner) -> Adapt:
+    def __call__(self, inner: Inner, *data: Any) -> Adapt:
         """Wrap an inner problem: ``adapt = estimator(inner)``, and ``phi = adapt(theta, *data)``."""
+        if data:  # meant for a function that took the place of an option
+            raise _without_parentheses(type(self))
         if isinstance(inner, Adapt):
             raise errors.wrapped_twice(repr(self), repr(inner.estimator))
         if not isinstance(inner, Inner):
             raise errors.not_an_inner_problem(type(self).__name__, inner)
         return Adapt(self, inner, Handle(self.rule(inner)))
+
+
+def _without_parentheses(kind: type) -> TypeError:
+    required = [f.name for f in fields(kind) if f.default is MISSING] if is_dataclass(kind) else []
+    return errors.without_parentheses(kind.__name__, required)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from metafunc import autodiff, errors, tree
+from metafunc import autodiff, errors, options, tree
 from metafunc.generators import Snapshot
 from metafunc.norms import Buffers, InFull, Recording, Replaying, normalising, policies
 from metafunc.randomness import Keyed, name_of_what_draws
@@ -74,13 +74,16 @@ def functional(
         >>> adapt = mf.Explicit()(mf.gradient_descent(**model.problem, lr=0.01, steps=5))
         >>> phi = adapt(model.theta, (images, labels))
     """
-    if not isinstance(module, nn.Module):
-        raise errors.not_a("module", "an nn.Module", module)
+    options.instance("module", module, nn.Module, "an nn.Module")
     refuse_wrapped(module, "module")
-    if not callable(loss_fn):
-        raise errors.not_callable("loss_fn", "loss_fn(outputs, targets) -> scalar", loss_fn)
-    if randomness not in ("error", "same", "different"):
-        raise errors.out_of_range("randomness", randomness, "'error', 'same' or 'different'", "as a string")
+    options.function("loss_fn", loss_fn, "loss_fn(outputs, targets) -> scalar")
+    options.choice("randomness", randomness, "error", "same", "different")
+    options.instance(
+        "buffers",
+        buffers,
+        (str, Mapping),
+        "'batch', 'frozen' or 'task', or a dict of these by the names of modules",
+    )
     if autocast is not None and autocast not in (torch.bfloat16, torch.float16):
         raise errors.out_of_range(
             "autocast", autocast, "torch.bfloat16, torch.float16 or None", "e.g. bfloat16"
@@ -240,6 +243,7 @@ def _version(buffer: Tensor) -> int:
 
 def _chosen(module: nn.Module, trained: list[str], adapt: Any) -> tuple[str, ...]:
     """The names of the parameters that are chosen. A tied one has several names, of which torch lists the first."""
+    options.instance("adapt", adapt, (nn.Module, str, Iterable), "names of parameters, or submodules")
     wanted = [adapt] if isinstance(adapt, nn.Module | str) else list(adapt)
     every = list(module.named_parameters(remove_duplicate=False))
     chosen: set[int] = set()

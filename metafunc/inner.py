@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from metafunc import autodiff, errors, tree
+from metafunc import autodiff, errors, options, tree
 from metafunc.captured import Captured, Closure, refusing
 from metafunc.captured import call as call_with
 from metafunc.rule import Handle, Rule, Stats, call
@@ -46,7 +46,7 @@ class Parts(NamedTuple):
     rest: Objective | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Inner:
     """An inner problem with its solver. Calling it solves it; a derivative takes an estimator around it.
 
@@ -103,6 +103,9 @@ class Inner:
             object.__setattr__(self, "parts", Parts(*map(bound, self.parts)))
         object.__setattr__(self, "settings", {name: bound(read) for name, read in self.settings.items()})
 
+    def __repr__(self) -> str:
+        return self.name
+
     def __reduce__(self) -> tuple[Callable[..., Inner], tuple[Any, ...]]:
         if self.recipe is None:
             raise errors.not_to_be_pickled(self.name)
@@ -113,6 +116,8 @@ class Inner:
         args = Args(theta, data, self.hyper, guess)
         first = self.init(args)
         check_parameters(first, "theta" if first is theta else "init(theta)")
+        for name, read in self.settings.items():
+            check_fits(name, read(args), first)
         return args
 
     def inputs(self, args: Args) -> Tree:
@@ -245,11 +250,12 @@ def advance(
 
 
 def _black_box(inner: Inner, solve: Callable[[Args], Tree], args: Args) -> Tree:
-    detached = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, args)
+    # Copies either way: the code may work in place, and return what it was given or what it will write to again.
+    own = tree.copied(args)
     with torch.enable_grad():  # the user's code may want to call backward()
-        phi = solve(detached)
-    check_like(phi, inner.init(detached), inner.name)
-    return tree.map(lambda x: x.detach(), phi)
+        phi = solve(own)
+    check_like(phi, inner.init(args), inner.name)
+    return tree.copied(phi)
 
 
 def plain_gradient(objective: Objective | None) -> Gradient:
@@ -310,6 +316,33 @@ def check_like(phi: Tree, like: Tree, name: str) -> None:
     for path, x, y in zip(tree.paths(like), tree.leaves(phi), tree.leaves(like), strict=True):
         if not isinstance(x, Tensor) or (x.shape, x.dtype, x.device) != (y.shape, y.dtype, y.device):
             raise errors.other_leaf(name, path, y, x)
+
+
+def check_fits(name: str, value: Any, phi: Tree) -> None:
+    """Raise unless a setting is a number, a tensor or a tree like ``phi`` that leaves the shapes and dtypes of ``phi``
+    as they are."""
+    if _fits_all(value):
+        return
+    if isinstance(value, Tensor):
+        value = tree.map(lambda _: value, phi)
+    if tree.structure(value) != tree.structure(phi):
+        raise errors.other_setting(name, tree.paths(phi), tree.paths(value))
+    for i, (x, y) in enumerate(zip(tree.leaves(value), tree.leaves(phi), strict=True)):
+        if not (_fits_all(x) or (tree.is_float(x) and _fits(x, y))):
+            raise errors.unfit_setting(name, tree.paths(phi)[i], y, x)
+
+
+def _fits_all(value: Any) -> bool:
+    return options.is_number(value) or (tree.is_float(value) and value.ndim == 0)
+
+
+def _fits(x: Tensor, y: Tensor) -> bool:
+    """Whether ``x * y`` has the shape and the dtype of ``y``."""
+    try:
+        x.expand(y.shape)
+    except RuntimeError:
+        return False
+    return torch.result_type(x, y) == y.dtype
 
 
 def scalar(objective: Callable[..., Any], name: str) -> Callable[..., Tensor]:

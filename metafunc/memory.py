@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.autograd.profiler import profile
 
-from metafunc import errors
+from metafunc import errors, options
 
 
 def peak_memory(fn: Callable[[], Any], device: torch.device | str = "cpu") -> int:
@@ -27,6 +27,8 @@ def peak_memory(fn: Callable[[], Any], device: torch.device | str = "cpu") -> in
     Raises:
         ValueError: For another kind of device.
     """
+    options.function("fn", fn, "fn()")
+    options.instance("device", device, (str, torch.device), "a torch.device, or its name")
     device = torch.device(device)
     if device.type not in ("cpu", "cuda"):
         raise errors.out_of_range("device", device, "the CPU or a CUDA device", "where there is a measure")

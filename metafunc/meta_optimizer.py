@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.batching import Batching, Vmap, check_tensors, count, single
 from metafunc.copying import deep_copy
 from metafunc.dependence import dependencies
@@ -109,10 +109,7 @@ class MetaOptimizer(OuterLoop):
         self.model: Functional = functional(
             module, loss_fn, adapt=adapt, buffers=buffers, randomness=randomness, autocast=autocast
         )
-        if step_randomness not in ("same", "different"):
-            raise errors.out_of_range(
-                "step_randomness", step_randomness, "'same' or 'different'", "spelled so"
-            )
+        options.choice("step_randomness", step_randomness, "same", "different")
         keyed = step_randomness == "different" and randomness != "error"
         problem = self.model.problem
         problems = [inner_problem(inner, problem, "inner")]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.autodiff import opaque_to_compiler, vjp, without_dead_levels
 from metafunc.batching import Batching, count, gathered, is_list_of_tasks
 from metafunc.dependence import dependencies
@@ -83,10 +83,11 @@ def meta_grad(
     """
     if not isinstance(adapt, Adapt):
         raise errors.not_wrapped("meta_grad", adapt)
-    if tasks is not None and not isinstance(tasks, Batching):
-        raise errors.not_a("tasks", "None, Vmap(), Vmap(chunk=...) or Loop()", tasks)
-    if isinstance(lanczos, bool) or not isinstance(lanczos, int) or lanczos < 0:
-        raise errors.out_of_range("lanczos", lanczos, "an integer of at least 0", "e.g. lanczos=8")
+    options.function("meta_grad", outer, "outer(phi, query) -> scalar")
+    options.instance("tasks", tasks, Batching, "Vmap(), Vmap(chunk=...) or Loop()", optional=True)
+    options.integer("lanczos", lanczos, 8, low=0)
+    options.boolean("has_aux", has_aux)
+    options.boolean("with_theta", with_theta)
     if lanczos and adapt.inner.objective is None:
         raise errors.needs_objective("lanczos", adapt.inner.name)
 
@@ -141,7 +142,7 @@ def meta_grad(
         if lanczos:
             stats |= spectrum(adapt.inner, phi, adapt.inner.args(theta, data), lanczos)
             if "reach" in stats:
-                stats |= adapt.estimator.foresee(adapt.inner, stats["reach"])
+                stats |= adapt.estimator.foresee(adapt.inner, stats["reach_max"])
         aux = tree.map(_alive, box[0])
         return MetaGrad(value, grad, phi, {"loss": value, **stats}, aux, adjoint)
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from metafunc import errors
+from metafunc import errors, options
 
 
 def conv4(
@@ -43,10 +43,8 @@ def conv4(
     """
     sizes = {"ways": ways, "channels": channels, "width": width, "side": side, "blocks": blocks}
     for name, value in sizes.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise errors.out_of_range(name, value, "a positive integer", f"e.g. {name}=4")
-    if shrink not in ("pool", "stride"):
-        raise errors.out_of_range("shrink", shrink, "'pool' or 'stride'", "spelled so")
+        options.integer(name, value, 4)
+    options.choice("shrink", shrink, "pool", "stride")
     if shrink == "pool" and side < 2**blocks:
         raise errors.out_of_range(
             "side", side, f"at least {2**blocks} for {blocks} poolings", "or ask for fewer blocks"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.batching import Batching, gathered, is_list_of_tasks, single
 from metafunc.estimator import Estimator
 from metafunc.outer_checks import built, check_metrics, check_module, check_optimizer, check_scheduler
@@ -87,16 +87,12 @@ class OuterLoop(ABC):
         check_module(module, name)
         check_optimizer(optimizer, module, name)
         check_scheduler(scheduler, optimizer)
-        if not isinstance(estimator, Estimator):
-            raise errors.not_a(
-                "estimator", "an estimator such as mf.Explicit() or mf.Binomial(order=2)", estimator
-            )
-        if not isinstance(tasks, Batching):
-            raise errors.not_a("tasks", "Vmap(), Vmap(chunk=...) or Loop()", tasks)
-        if clip is not None and (isinstance(clip, bool) or not isinstance(clip, int | float) or not clip > 0):
-            raise errors.out_of_range("clip", clip, "a positive number or None", "e.g. clip=10.0")
-        if isinstance(seed, bool) or not hasattr(seed, "__index__"):
-            raise errors.out_of_range("seed", seed, "an integer", "e.g. seed=0")
+        options.instance(
+            "estimator", estimator, Estimator, "an estimator such as mf.Explicit() or mf.Binomial(order=2)"
+        )
+        options.instance("tasks", tasks, Batching, "Vmap(), Vmap(chunk=...) or Loop()")
+        options.positive("clip", clip, 10.0, optional=True)
+        options.integer("seed", seed, 0, low=0)
         self.optimizer, self.scheduler, self.clip = optimizer, scheduler, clip
         self.estimator = estimator
         self.steps = 0

@@ -167,6 +167,7 @@ class _Call:
         cotangents: tuple[Any, ...],
         needs: list[bool],
     ) -> tuple[Tensor | None, ...]:
+        self._refuse_complex(tensors, needs)
         out, given = self.box[0].fill(flat), self.box[0].fill(cotangents)
         cotangent = tuple(_materialize(c, o) for c, o in zip(given, out, strict=True))
         want = self.args.fill_only(needs, other=False)
@@ -176,11 +177,17 @@ class _Call:
     def pushforward(
         self, tensors: tuple[Tensor, ...], flat: tuple[Tensor, ...], tangents: tuple[Any, ...]
     ) -> tuple[Tensor | None, ...]:
+        self._refuse_complex(tensors, [t is not None for t in tangents])
         args, out = self.args.fill(tensors), self.box[0].fill(flat)
         dot = pushforward(self.rule, args, out, self.args.fill_only(tangents))
         return tuple(
             t if x.is_floating_point() else None for t, x in zip(self.box[0].pick(dot), flat, strict=True)
         )
+
+    def _refuse_complex(self, tensors: tuple[Tensor, ...], needs: list[bool]) -> None:
+        """The derivatives are those of real functions, in real tensors."""
+        if any(x.is_complex() and want for x, want in zip(tensors, needs, strict=True)):
+            raise errors.complex_leaf(self.rule.name)
 
 
 def pullback(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.inner import Args, Bound
 from metafunc.tree import Tree
 
@@ -47,16 +48,17 @@ class Settings:
         return Bound(lambda args: args.hyper.get(name, value), own=True)
 
 
-def check_setting(name: str, value: Any, low: float, high: float, strict: bool, hint: str) -> None:
-    """Raise unless a setting is of a kind that can be one and, where it is a plain number, lies in its range."""
+def check_setting(
+    name: str, value: Any, example: float, *, high: float = math.inf, ends: Literal["[)", "()"] = "[)"
+) -> None:
+    """Raise unless a setting is of a kind that can be one and, where it is a plain number, between 0 and ``high``."""
     if callable(value):
         return
     for leaf in tree.leaves(value):
-        if isinstance(leaf, bool) or not isinstance(leaf, int | float | Tensor):
-            raise errors.not_a(name, "a float, a tensor, a tree of these, or a function of theta", leaf)
         if isinstance(leaf, Tensor):
             if not leaf.is_floating_point():
-                raise errors.not_a(name, "a floating-point tensor", leaf.dtype)
-        elif not (low < leaf if strict else low <= leaf) or not leaf < high:
-            bracket = "(" if strict else "["
-            raise errors.out_of_range(name, leaf, f"a number in {bracket}{low:g}, {high:g})", hint)
+                raise errors.not_a(name, "a floating-point tensor", leaf)
+        elif options.is_number(leaf):
+            options.number(name, leaf, example, high=high, ends=ends)
+        else:
+            raise errors.not_a(name, "a float, a tensor, a tree of these, or a function of theta", leaf)

@@ -29,8 +29,10 @@ def spectrum(inner: Inner, phi: Tree, args: Args, steps: int) -> Stats:
         steps: The steps of Lanczos' method; five to ten give the largest eigenvalue to a few per cent.
 
     Returns:
-        ``curvature_min`` and ``curvature_max`` at ``phi``; and, where the solver has an ``lr``, ``reach``: ``K`` times
-        the largest eigenvalue of ``lr H``, at the start or at ``phi``, whichever is larger.
+        ``curvature_min`` and ``curvature_max`` at ``phi``. Where the solver has an ``lr``, also ``reach_max``, the
+        largest eigenvalue of ``lr H``, and ``reach``, the largest in magnitude, which is what
+        :mod:`metafunc.bounds` calls so: each at the start or at ``phi``, whichever is larger. (With rates of both
+        signs, they are bounds of these.)
 
     Cost: ``steps`` products at each of the two points.
     """
@@ -39,19 +41,27 @@ def spectrum(inner: Inner, phi: Tree, args: Args, steps: int) -> Stats:
     if inner.steps and "lr" in inner.settings:
         lr = inner.settings["lr"](args)
         ends = [
-            extremes(_products(inner, p, args, lr), *tree.ravel(p)[:1], steps)[1]
+            _signed(lr, *extremes(_products(inner, p, args, lr), *tree.ravel(p)[:1], steps))
             for p in (inner.init(args), phi)
         ]
-        found["reach"] = inner.steps * torch.maximum(*ends)
+        lows, highs = zip(*ends, strict=True)
+        found["reach_max"] = torch.maximum(*highs)
+        found["reach"] = torch.maximum(found["reach_max"].abs(), torch.minimum(*lows).abs())
     return found
 
 
+def _signed(lr: object, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """The extreme eigenvalues of ``lr H`` from those of ``|lr|^(1/2) H |lr|^(1/2)``."""
+    upward = torch.stack([(torch.as_tensor(x) < 0).all() for x in tree.leaves(lr)]).all()
+    return torch.where(upward, -high, low), torch.where(upward, -low, high)
+
+
 def _products(inner: Inner, phi: Tree, args: Args, lr: object) -> Matvec:
-    """``w -> H w``; with ``lr`` the symmetric ``lr^(1/2) H lr^(1/2)``, whose eigenvalues are those of ``lr H``."""
+    """``w -> H w``; with ``lr`` the symmetric ``|lr|^(1/2) H |lr|^(1/2)``, with the eigenvalues of ``|lr| H``."""
     gradient = plain_gradient(inner.objective)
     _, pull = vjp(lambda p: gradient(p, args), phi)
     unravel = tree.ravel(phi)[1]
-    root = None if lr is None else tree.map(lambda x: x**0.5, lr)
+    root = None if lr is None else tree.map(lambda x: abs(x) ** 0.5, lr)
 
     def product(w: Tensor) -> Tensor:
         if root is None:

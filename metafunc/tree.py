@@ -126,6 +126,11 @@ def zeros_like(x: Tree) -> Tree:
     return map(lambda leaf: torch.zeros_like(leaf) if isinstance(leaf, Tensor) else leaf, x)
 
 
+def copied(x: Tree) -> Tree:
+    """The same tensors in memory of their own, without a graph; what is no tensor stays."""
+    return map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, x)
+
+
 def stack(trees: list[Tree]) -> Tree:
     """One tree with a new leading axis from several of one nesting; ``None`` stays."""
     return map(lambda *slices: None if slices[0] is None else torch.stack(slices), *trees)

@@ -153,9 +153,12 @@ REFUSED = {
     ),
     "reach": (
         lambda: bounds.lipschitz(mf.FirstOrder(), -1.0, 2),
-        "reach: expected a finite number of at least 0",
+        "reach: expected a number of at least 0, got -1.0",
     ),
-    "infinite": (lambda: bounds.lipschitz(mf.FirstOrder(), math.inf, 2), "reach: expected a finite number"),
+    "infinite": (
+        lambda: bounds.lipschitz(mf.FirstOrder(), math.inf, 2),
+        "reach: expected a number of at least 0, got inf",
+    ),
     "steep": (
         lambda: bounds.convex(mf.FirstOrder(), 1.1, 2),
         r"reach: expected a number in \[0, 1\], got 1.1",

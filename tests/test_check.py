@@ -116,11 +116,44 @@ def test_binomial_outside_its_range() -> None:
     inner = mf.gradient_descent(quadratic, lr=0.18, steps=5)
     result = gradient(mf.Binomial(2), inner, lanczos=4)
     with says(
-        "Binomial is outside its range (1 of 1 tasks): K * lr * largest eigenvalue is about 4.5, where its error along "
+        "Binomial is outside its range (1 of 1 tasks): lr * largest eigenvalue is about 0.9, where its error along "
         "that eigenvector is 4.6, that of FirstOrder 1"
     ):
         mf.check(result)
     assert mf.check(gradient(mf.Binomial(2), inner)).stats  # nothing is known without the estimate
+
+
+@pytest.mark.parametrize("sign", [0.0, -1.0], ids=["flat", "concave"])
+@pytest.mark.parametrize("estimator", [mf.Binomial(2), mf.Binomial(5)], ids=repr)
+def test_binomial_in_its_range(estimator: mf.Estimator, sign: float) -> None:
+    """Both errors are zero for a loss without curvature, and both are small where no eigenvalue is above zero."""
+    inner = mf.gradient_descent(lambda phi, x: sign * quadratic(phi, x) + phi.sum(), lr=0.05, steps=5)
+    assert mf.check(gradient(estimator, inner, lanczos=4)).stats["series_error"] <= 1
+
+
+def test_a_step_of_a_meta_optimizer() -> None:
+    net = torch.nn.Linear(1, 1)
+    meta = mf.MetaOptimizer(
+        net,
+        torch.nn.functional.mse_loss,
+        torch.optim.SGD(net.parameters(), lr=0.1),
+        lambda p: mf.gradient_descent(**p, lr=0.1, steps=1),
+    )
+    batch = torch.ones(2, 3, 1), torch.ones(2, 3, 1)
+    step = meta.step((batch, batch))
+    assert mf.check(step) is step
+    with says("the meta-gradient is not finite"):
+        mf.check(step._replace(grad_norm=torch.tensor(torch.nan)))
+    with says("the outer loss is not finite (1 of 2 tasks)"):
+        mf.check(step._replace(stats={"loss": torch.tensor([1.0, torch.inf])}))
+
+
+@pytest.mark.parametrize("other", [None, (1, 2), {"loss": 1.0}, torch.ones(2)])
+def test_what_is_no_result(other: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"result: expected what mf\.meta_grad.* a MetaGrad or a MetaStep, got"
+    ):
+        mf.check(other)
 
 
 def test_it_counts_tasks() -> None:

@@ -82,6 +82,18 @@ def test_every_leaf_of_theta_counts() -> None:
     assert row.error == pytest.approx(error(np.ones(3), exact), rel=1e-12)
 
 
+def test_a_reference_that_is_zero() -> None:
+    """There is no relative error then, and nothing is divided by zero."""
+    inner = mf.gradient_descent(lambda phi, x: (phi**2).sum(), lr=0.1, steps=2)
+    theta = torch.ones(2)
+    found = compare(
+        lambda phi, q: 0.0 * phi.sum(), inner, theta, theta, theta, estimators=[mf.FirstOrder()], repeats=1
+    )
+    assert np.isnan(found.rows[1].error)
+    assert "FirstOrder(): no error, for the meta-gradient of the reference is zero" in str(found)
+    assert "nan" not in str(found)
+
+
 def test_an_estimator_of_the_solution_is_measured_against_the_path_of_its_own_problem() -> None:
     plain, proximal = logistic(), logistic(prox=0.5)
     own = mf.Implicit(mf.CG(max_steps=50))(mf.gradient_descent(logistic_loss, **options(proximal)))

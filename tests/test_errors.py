@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
 from typing import Any
 
@@ -37,17 +39,17 @@ def raises(kind: type[Exception], text: str) -> Any:
             ValueError,
             "steps: expected an integer of at least 1, got 0. Give steps such a value",
         ),
-        ({"steps": 2.0}, ValueError, "steps: expected an integer of at least 1, got 2.0"),
-        ({"steps": True}, ValueError, "steps: expected an integer of at least 1, got True"),
-        ({"lr": 0}, ValueError, "lr: expected a number in (0, inf), got 0"),
-        ({"lr": float("nan")}, ValueError, "lr: expected a number in (0, inf), got nan"),
+        ({"steps": 2.0}, TypeError, "steps: expected an integer of at least 1, got float 2.0"),
+        ({"steps": True}, TypeError, "steps: expected an integer of at least 1, got bool True"),
+        ({"lr": 0}, ValueError, "lr: expected a positive number, got 0"),
+        ({"lr": float("nan")}, ValueError, "lr: expected a positive number, got nan"),
         (
             {"lr": "fast"},
             TypeError,
             "lr: expected a float, a tensor, a tree of these, or a function of theta, got str 'fast'",
         ),
-        ({"lr": torch.tensor(1)}, TypeError, "lr: expected a floating-point tensor, got dtype torch.int64"),
-        ({"prox": -1.0}, ValueError, "prox: expected a number in [0, inf), got -1.0"),
+        ({"lr": torch.tensor(1)}, TypeError, "lr: expected a floating-point tensor, got int64[] on cpu"),
+        ({"prox": -1.0}, ValueError, "prox: expected a number of at least 0, got -1.0"),
         ({"momentum": 1.0}, ValueError, "momentum: expected a number in [0, 1), got 1.0"),
         ({"nesterov": True}, ValueError, "nesterov: expected a momentum above 0, got momentum=0"),
         (
@@ -74,56 +76,56 @@ def test_neither_loss_nor_objective() -> None:
     ("make", "kind", "text"),
     [
         (lambda: mf.Truncated(-1), ValueError, "depth: expected an integer of at least 0, got -1"),
-        (lambda: mf.Truncated(True), ValueError, "depth: expected an integer of at least 0, got True"),
+        (lambda: mf.Truncated(True), TypeError, "depth: expected an integer of at least 0, got bool True"),
         (
             lambda: mf.Truncated(4)(INNER),
             ValueError,
             "depth: expected at most the 3 steps of gradient_descent(steps=3), got 4. Use depth=3",
         ),
         (lambda: mf.Binomial(-1), ValueError, "order: expected an integer of at least 0, got -1"),
-        (lambda: mf.Binomial(1.5), ValueError, "order: expected an integer of at least 0, got 1.5"),
+        (lambda: mf.Binomial(1.5), TypeError, "order: expected an integer of at least 0, got float 1.5"),
         (lambda: mf.Binomial(4)(INNER), ValueError, "order: expected at most the 3 steps"),
         (
             lambda: mf.Binomial(2, window=1),
             ValueError,
-            "window: expected None or an integer of at least max(1, order) = 2, got 1",
+            "window: expected None or an integer of at least 2, got 1",
         ),
         (
             lambda: mf.Binomial(1, window=0),
             ValueError,
-            "window: expected None or an integer of at least max(1, order) = 1, got 0",
+            "window: expected None or an integer of at least 1, got 0",
         ),
         (lambda: mf.Binomial(1, window=9)(INNER), ValueError, "window: expected at most the 3 steps"),
         (
             lambda: mf.Explicit(checkpoint=0),
             ValueError,
-            "checkpoint: expected a boolean or a positive integer, got 0",
+            "checkpoint: expected an integer of at least 1, got 0. Give checkpoint such a value, e.g. checkpoint=True",
         ),
         (
             lambda: mf.Explicit(checkpoint=0.5),
-            ValueError,
-            "checkpoint: expected a boolean or a positive integer, got 0.5",
+            TypeError,
+            "checkpoint: expected an integer of at least 1, got float 0.5",
         ),
         (lambda: mf.Explicit(checkpoint=7)(INNER), ValueError, "checkpoint: expected at most the 3 steps"),
-        (lambda: mf.FiniteDifference(nu=0), ValueError, "nu: expected a positive number or None, got 0"),
+        (lambda: mf.FiniteDifference(nu=0), ValueError, "nu: expected None or a positive number, got 0"),
         (
             lambda: mf.FiniteDifference(scheme="backward"),
             ValueError,
-            'scheme: expected "forward", "symmetric" or "tangent", got \'backward\'',
+            "scheme: expected 'forward', 'symmetric' or 'tangent', got 'backward'",
         ),
         (lambda: mf.FiniteDifference(order=3), ValueError, "order: expected a positive even integer, got 3"),
         (
             lambda: mf.FiniteDifference(scheme="forward", order=0),
             ValueError,
-            "order: expected a positive integer, got 0",
+            "order: expected None or an integer of at least 1, got 0",
         ),
         (lambda: mf.FiniteDifference(scheme="tangent", nu=0.1), ValueError, '"tangent" takes no difference'),
         (
             lambda: mf.FiniteDifference(steps=0),
             ValueError,
-            "steps: expected None or a positive integer, got 0",
+            "steps: expected None or an integer of at least 1, got 0",
         ),
-        (lambda: mf.CentralDifference(0.0), ValueError, "delta: expected a positive number or None, got 0.0"),
+        (lambda: mf.CentralDifference(0.0), ValueError, "delta: expected None or a positive number, got 0.0"),
         (
             lambda: mf.Explicit()(mf.FirstOrder()(INNER)),
             TypeError,
@@ -159,14 +161,73 @@ def test_neither_loss_nor_objective() -> None:
         (
             lambda: mf.meta_grad(loss, mf.Explicit()(INNER), tasks="vmap"),
             TypeError,
-            "tasks: expected None, Vmap(), Vmap(chunk=...) or Loop(), got str 'vmap'",
+            "tasks: expected Vmap(), Vmap(chunk=...) or Loop(), or None, got str 'vmap'",
         ),
-        (lambda: mf.Vmap(chunk=0), ValueError, "chunk: expected None or a positive integer, got 0"),
+        (lambda: mf.Vmap(chunk=0), ValueError, "chunk: expected None or an integer of at least 1, got 0"),
     ],
 )
 def test_estimators_and_their_wrapping(make: Any, kind: type[Exception], text: str) -> None:
     with raises(kind, text):
         make()
+
+
+def by_hand(theta: Tensor, x: Tensor) -> Tensor:
+    return x
+
+
+WITHOUT = "expected its options, got what it is to be put around. Write mf."
+ADAPT = mf.Explicit()(INNER)
+AMISS = {
+    "an estimator at once around": (lambda: mf.Implicit(INNER), f"Implicit: {WITHOUT}Implicit()(inner)"),
+    "by name": (lambda: mf.Implicit(solver=INNER), f"Implicit: {WITHOUT}Implicit()(inner)"),
+    "with required options": (lambda: mf.Binomial(INNER), f"Binomial: {WITHOUT}Binomial(order=...)(inner)"),
+    "without options at all": (lambda: mf.FirstOrder(INNER), f"FirstOrder: {WITHOUT}FirstOrder()(inner)"),
+    "around another estimator's": (lambda: mf.Explicit(mf.Reptile()(INNER)), f"Explicit: {WITHOUT}"),
+    "above a function": (lambda: mf.Truncated(by_hand), "or @mf.Truncated(depth=...) above a function"),
+    "above what may be a solver": (lambda: mf.Implicit(by_hand)(THETA, X), f"Implicit: {WITHOUT}Implicit()"),
+    "a class for a solver": (lambda: mf.Implicit(mf.CG), "got the class CG. Build one, CG(...)"),
+    "an estimator for a solver": (lambda: mf.Implicit(mf.Explicit()), "solver: expected a linear solver"),
+    "a class for a curvature": (
+        lambda: mf.Explicit(curvature=mf.Exact),
+        "curvature: expected a curvature such as Exact(), CentralDifference() or GaussNewton(), got the class Exact",
+    ),
+    "a word for a curvature": (lambda: mf.Binomial(1, curvature="exact"), "got str 'exact'"),
+    "a class of tasks": (lambda: mf.meta_grad(loss, ADAPT, tasks=mf.Vmap), "Build one, Vmap(...)"),
+    "a declaration of nothing": (lambda: mf.Implicit()(mf.minimizes(loss)), "got minimizes(loss). Build one"),
+    "a declaration without parentheses": (lambda: mf.iterates(by_hand), "steps: expected an integer"),
+    "a solver for an inner problem": (lambda: mf.Explicit()(mf.CG()), "expected an inner problem, got CG"),
+    "a module for a loss": (
+        lambda: mf.gradient_descent(torch.nn.Linear(1, 1), lr=0.1, steps=1),
+        (
+            "expected a function loss(phi, *data) -> scalar, got the module Linear. "
+            "Make one of a module with mf.functional(module, loss_fn)"
+        ),
+    ),
+    "a module for an objective": (
+        lambda: mf.newton_cg(objective=torch.nn.MSELoss()),
+        "newton_cg: expected a function objective(phi, theta, *data) -> scalar, got the module MSELoss",
+    ),
+    "an inner problem for a loss": (
+        lambda: mf.adam(INNER, lr=0.1, steps=1),
+        "adam: expected a function loss(phi, *data) -> scalar, got Inner gradient_descent(steps=3)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "text"), AMISS.values(), ids=AMISS)
+def test_what_is_put_in_the_wrong_place(make: Any, text: str) -> None:
+    with raises(TypeError, text):
+        make()
+
+
+def test_an_inner_problem_prints_its_name() -> None:
+    assert repr(INNER) == "gradient_descent(steps=3)"
+    assert repr(mf.with_hessian_batch(INNER)) == "with_hessian_batch(gradient_descent(steps=3))"
+
+
+def test_estimators_can_be_copied() -> None:
+    for estimator in (mf.Binomial(2), mf.Implicit(mf.CG(3)), mf.FirstOrder()):
+        assert copy.deepcopy(estimator) == pickle.loads(pickle.dumps(estimator)) == estimator
 
 
 @pytest.mark.parametrize(

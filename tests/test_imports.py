@@ -16,9 +16,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "metafunc"
 
 ORDER = """
-    tree errors plug philox < autodiff memory wrapped < rule generators < captured dependence randomness < inner < hessian_batch step_keys settings < decorators < curvature < path
-    < linear < solvers spectrum decorated < estimator < estimators < imperative batching < metagrad < norms check compare data nets bounds
-    < functional outer_checks copying < outer < meta_optimizer interop < training bayes optim < __main__
+    tree errors plug philox < options < autodiff memory wrapped < rule generators < captured dependence randomness < inner < hessian_batch step_keys settings < decorators < curvature < path
+    < linear < solvers spectrum decorated < estimator < estimators < imperative batching < metagrad < norms compare data nets bounds
+    < functional outer_checks copying < outer < meta_optimizer interop check < training bayes optim < __main__
 """
 """What stands further left is imported by what stands further right, never the other way, and never by what stands
 between the same signs. A new module has to be given a place here."""
@@ -29,7 +29,7 @@ OPTIONAL = (
     "torchopt", "higher", "matplotlib", "rich", "scipy", "PIL", "tyro", "fontTools", "h5py", "plotly", "pandas",
     "tensorboard", "torchmetrics", "kornia",
 )  # fmt: skip
-OF_DATA = {"data", "tree", "errors", "plug"}
+OF_DATA = {"data", "tree", "errors", "plug", "options"}
 
 
 @dataclass(frozen=True)

@@ -47,12 +47,12 @@ def test_a_set_of_images_is_normalised_by_its_own_statistics() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"ways": 0}, "ways: expected a positive integer, got 0"),
-        ({"ways": 5, "width": 1.5}, "width: expected a positive integer, got 1.5"),
+        ({"ways": 0}, "ways: expected an integer of at least 1, got 0"),
+        ({"ways": 5, "width": 1.5}, "width: expected an integer of at least 1, got float 1.5"),
         ({"ways": 5, "side": 15}, "side: expected at least 16 for 4 poolings, got 15"),
         ({"ways": 5, "shrink": "max"}, "shrink: expected 'pool' or 'stride', got 'max'"),
     ],
 )
 def test_bad_options(options: dict[str, Any], text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         mf.nets.conv4(**options)

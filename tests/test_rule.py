@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
+import metafunc as mf
 from metafunc import errors
 from metafunc.rule import Handle, Rule, call
 from metafunc.rule import vmap as rule_vmap
@@ -119,3 +120,36 @@ def test_a_map_is_differentiated_inside() -> None:
     close(grad(by_map)(weight), grad(by_loop)(weight), 1e-12)
     second = [grad(lambda w, f=f: grad(f)(w).pow(2).sum())(weight) for f in (by_map, by_loop)]
     close(second[0], second[1], 1e-12)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        mf.Explicit(checkpoint=True),
+        mf.Truncated(2),
+        mf.Binomial(2),
+        mf.Implicit(mf.Direct()),
+        mf.FiniteDifference(),
+    ],
+    ids=repr,
+)
+def test_complex_data_is_fine_and_its_gradient_is_refused(estimator: mf.Estimator) -> None:
+    def loss(phi: Tensor, z: Tensor) -> Tensor:
+        return ((z * phi - 1).abs() ** 2).sum()
+
+    def of_real(phi: Tensor, z: Tensor) -> Tensor:
+        return ((z[:, 0] * phi - 1) ** 2 + (z[:, 1] * phi) ** 2).sum()
+
+    parts, theta = torch.randn(3, 2), torch.randn(3)
+    z = torch.view_as_complex(parts)
+    adapt, real = (estimator(mf.gradient_descent(fn, lr=0.1, prox=1.0, steps=2)) for fn in (loss, of_real))
+    found = grad(lambda t: (adapt(t, z) ** 2).sum())(theta)
+    torch.testing.assert_close(
+        found, grad(lambda t: (real(t, parts) ** 2).sum())(theta), rtol=1e-6, atol=1e-8
+    )
+    leaf = z.clone().requires_grad_()
+    with pytest.raises(NotImplementedError, match=r"complex tensors\. Pass torch\.view_as_real"):
+        (adapt(theta, leaf) ** 2).sum().backward()
+    if not isinstance(estimator, mf.FiniteDifference):
+        with pytest.raises(NotImplementedError, match="complex tensors"):
+            jvp(lambda z: adapt(theta, z), (z,), (z,))

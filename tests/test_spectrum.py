@@ -60,9 +60,8 @@ def test_the_figures_of_meta_grad() -> None:
     at_phi, at_start = (np.linalg.eigvalsh(task.hessian(p)) for p in (task.phi, task.theta))
     close(stats["curvature_min"], at_phi[0], 1e-10)
     close(stats["curvature_max"], at_phi[-1], 1e-10)
-    reach = 5 * 0.3 * max(at_phi[-1], at_start[-1])
-    close(stats["reach"], reach, 1e-10)
-    a = reach / 5
+    a = 0.3 * max(at_phi[-1], at_start[-1])
+    close(stats["reach"], a, 1e-10)
     close(stats["series_error"], abs(1 - 5 * a + 10 * a**2 - (1 - a) ** 5), 1e-10)
     close(stats["first_order_error"], abs(1 - (1 - a) ** 5), 1e-10)
 
@@ -75,13 +74,42 @@ def test_the_reach_of_rates_for_each_parameter() -> None:
     theta, support, _ = tensors(task)
     points = theta.numpy(), plain(theta, support).numpy()
     values = [np.linalg.eigvals(rates.numpy()[:, None] * task.hessian(p)).real.max() for p in points]
-    close(stats["reach"], 5 * max(values), 1e-10)
+    close(stats["reach"], max(values), 1e-10)
+
+
+def test_rates_below_zero() -> None:
+    """What has been learned may be anything; the eigenvalues of ``lr H`` are then below zero."""
+    task, stats = result(lr=torch.tensor(-0.1))
+    points = (
+        task.theta,
+        mf.gradient_descent(logistic_loss, prox=0.8, steps=5, lr=torch.tensor(-0.1))(
+            *tensors(task)[:2]
+        ).numpy(),
+    )
+    values = np.concatenate([-0.1 * np.linalg.eigvalsh(task.hessian(p)) for p in points])
+    close(stats["reach_max"], values.max(), 1e-10)
+    close(stats["reach"], np.abs(values).max(), 1e-10)
+    assert torch.isfinite(stats["series_error"])
+
+
+def test_the_reach_is_that_of_the_bounds() -> None:
+    """For a quadratic whose Hessian is the identity the bound of a truncated gradient is sharp."""
+    inner = mf.gradient_descent(lambda phi, x: 0.5 * phi @ phi - x @ phi, lr=0.15, steps=5)
+    theta, query = torch.randn(3), torch.randn(3)
+    stats = mf.meta_grad(lambda phi, q: -(q @ phi), mf.Truncated(2)(inner), lanczos=3)(
+        theta, query, query
+    ).stats
+    bound = mf.bounds.convex(mf.Truncated(2), float(stats["reach"]), 5, commuting=True)
+    exact = mf.meta_grad(lambda phi, q: -(q @ phi), mf.Explicit()(inner))(theta, query, query).grad
+    found = mf.meta_grad(lambda phi, q: -(q @ phi), mf.Truncated(2)(inner))(theta, query, query).grad
+    error = float((found - exact).norm() / query.norm())
+    assert bound == pytest.approx(error / (1 - 0.15) ** 2, rel=1e-12)  # the last two steps shrink it
 
 
 def test_window_and_rescaling_enter_the_prediction() -> None:
     inner = mf.gradient_descent(logistic_loss, lr=0.3, steps=5)
-    reach = torch.tensor(2.0)
-    a = 2.0 / 5
+    reach = torch.tensor(0.4)
+    a = 0.4
     hybrid = mf.Binomial(1, window=2).foresee(inner, reach)
     close(hybrid["series_error"], abs(1 - 2 * a - (1 - a) ** 5), 1e-12)
     rescaled = mf.Binomial(2, rescale=True).foresee(inner, reach)

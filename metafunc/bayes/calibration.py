@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metafunc import options
 from metafunc.bayes import errors
 from metafunc.bayes.predict import class_log_probabilities
-from metafunc.errors import not_installed
 
 
 class Calibration(NamedTuple):
@@ -19,8 +19,8 @@ class Calibration(NamedTuple):
     Attributes:
         accuracy: The share of right answers.
         nll: The mean negative log-likelihood of the right classes under the posterior predictive, in nats.
-        ece: The expected calibration error: the mean over bins of confidence, by their number of answers, of the
-            distance between confidence and accuracy.
+        ece: The expected calibration error: the mean over the bins of :func:`reliability`, by their number of
+            answers, of the distance between confidence and accuracy.
         mce: The maximum calibration error: the largest such distance of a bin, however few answers it has.
     """
 
@@ -33,7 +33,7 @@ class Calibration(NamedTuple):
 def calibration(outputs: Tensor, labels: Tensor, bins: int = 15) -> Calibration:
     """The calibration of the posterior predictive.
 
-    Source: the errors are torchmetrics' (``norm="l1"`` and ``"max"``), after Guo et al. 2017; bins are equally wide.
+    Source: Guo et al. 2017; the bins are equally wide, and a confidence of 1 belongs to the last.
 
     Exact when: there are many answers. Both errors are biased upwards where bins hold few: pool the answers to many
     tasks before calling.
@@ -44,19 +44,17 @@ def calibration(outputs: Tensor, labels: Tensor, bins: int = 15) -> Calibration:
         bins: How many bins of confidence.
 
     Shapes:
-        Outputs [samples, ..., classes], labels [...].
+        Outputs [samples, ..., classes], labels [...]; figures in double precision.
 
     Raises:
-        ValueError: If the shapes do not fit, or ``bins`` is out of range.
+        ValueError: If the shapes do not fit, there are no answers, a label is no class, or ``bins`` is out of range.
         FloatingPointError: If a sample's outputs are not finite.
-        ImportError: If torchmetrics is missing.
     """
-    probs, labels = _answers(outputs, labels, bins)
-    error = _torchmetrics().multiclass_calibration_error
-    # An answer of probability zero costs a lot, not infinitely much.
-    nll = F.nll_loss(probs.clamp_min(torch.finfo(probs.dtype).tiny).log(), labels)
-    ece, mce = (error(probs, labels, probs.shape[-1], n_bins=bins, norm=norm) for norm in ("l1", "max"))
-    return Calibration((probs.argmax(-1) == labels).to(probs.dtype).mean(), nll, ece, mce)
+    logs, labels = _answers(outputs, labels, bins)
+    diagram = _diagram(logs, labels, bins)
+    gaps = (diagram.confidence - diagram.accuracy).abs().nan_to_num(0.0)
+    right = (logs.argmax(-1) == labels).to(logs.dtype)
+    return Calibration(right.mean(), F.nll_loss(logs, labels), (gaps * diagram.share).sum(), gaps.max())
 
 
 def calibration_intervals(
@@ -74,19 +72,22 @@ def calibration_intervals(
         resamples: How many draws.
         seed: Of the draws.
 
+    Returns:
+        NaN for a single task, which says nothing of how tasks differ.
+
     Shapes:
         Outputs [samples, tasks, ..., classes], labels [tasks, ...].
 
     Cost: ``resamples`` times that of :func:`calibration`.
 
     Raises:
-        ValueError, FloatingPointError, ImportError: As for :func:`calibration`.
+        ValueError, FloatingPointError: As for :func:`calibration`.
     """
-    if isinstance(resamples, bool) or not isinstance(resamples, int) or resamples < 2:
-        raise errors.out_of_range(
-            "resamples", resamples, "a whole number of at least 2", "e.g. resamples=200"
-        )
+    options.integer("resamples", resamples, 200, low=2)
+    options.integer("seed", seed, 0, low=0)
     draws, tasks = torch.Generator().manual_seed(seed), len(labels)
+    if tasks == 1:
+        return Calibration(*(torch.full_like(x, torch.nan) for x in calibration(outputs, labels, bins)))
     found: list[Tensor] = []
     for _ in range(resamples):
         chosen = torch.randint(tasks, (tasks,), generator=draws).to(labels.device)
@@ -121,33 +122,31 @@ def reliability(outputs: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
     Raises:
         ValueError, FloatingPointError: As for :func:`calibration`.
     """
-    probs, labels = _answers(outputs, labels, bins)
-    confidence, answer = probs.max(-1)
-    edges = torch.linspace(0, 1, bins + 1, dtype=probs.dtype, device=probs.device)[1:-1]
+    return _diagram(*_answers(outputs, labels, bins), bins)
+
+
+def _diagram(logs: Tensor, labels: Tensor, bins: int) -> Reliability:
+    likeliest, answer = logs.max(-1)
+    confidence = likeliest.exp()
+    edges = torch.linspace(0, 1, bins + 1, dtype=logs.dtype, device=logs.device)[1:-1]
     place = torch.bucketize(confidence, edges, right=True)
     count, sure, right = (
-        torch.zeros(bins, dtype=probs.dtype, device=probs.device).index_add(0, place, values.to(probs.dtype))
+        torch.zeros(bins, dtype=logs.dtype, device=logs.device).index_add(0, place, values.to(logs.dtype))
         for values in (torch.ones_like(confidence), confidence, answer == labels)
     )
     return Reliability(sure / count, right / count, count / count.sum())
 
 
 def _answers(outputs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor]:
-    """The predictive probabilities [n, classes] and the right classes [n]."""
+    """The predictive log-probabilities [n, classes] and the right classes [n], in a precision that can count."""
     if outputs.ndim < 2 or outputs.shape[1:-1] != labels.shape or labels.is_floating_point():
         raise errors.not_outputs("logits [samples, ..., classes] and integer labels [...]", outputs, labels)
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise errors.out_of_range("bins", bins, "a whole number of at least 1", "e.g. bins=15")
+    options.integer("bins", bins, 15)
     broken = int((~torch.isfinite(outputs)).flatten(1).any(1).sum())
     if broken:
         raise errors.not_finite_samples(broken, len(outputs))
-    probs = class_log_probabilities(outputs.detach()).exp()
-    return probs.reshape(-1, outputs.shape[-1]), labels.reshape(-1)
-
-
-def _torchmetrics() -> Any:
-    try:
-        from torchmetrics.functional import classification
-    except ImportError as error:
-        raise not_installed("calibration", "torchmetrics", "bayes") from error
-    return classification
+    classes, labels = outputs.shape[-1], labels.reshape(-1).long()
+    strange = (labels < 0) | (labels >= classes)
+    if strange.any() or not len(labels):
+        raise errors.not_labels(classes, labels[strange].tolist())
+    return class_log_probabilities(outputs.detach().double()).reshape(-1, classes), labels

@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import tree
+from metafunc import options, tree
 from metafunc.batching import Batching, Vmap
 from metafunc.bayes import errors
 from metafunc.bayes.gaussian import Gaussian, check_gaussian, distance, kl
 from metafunc.bayes.predict import predict
-from metafunc.decorators import check_callable
 from metafunc.inner import scalar
 from metafunc.tree import Tree
 
@@ -66,23 +65,10 @@ class Elbo:
     sampling: Batching = Vmap()
 
     def __post_init__(self) -> None:
-        check_callable(self.loss, "loss", "loss(params, *data) -> scalar")
-        if not _is_number(self.kl_weight) or not 0 < self.kl_weight < math.inf:
-            raise errors.out_of_range(
-                "kl_weight",
-                self.kl_weight,
-                "a number above 0",
-                "give 1 for a sum of losses, 1 / n for a mean of n",
-            )
-        if not isinstance(self.sampling, Batching):
-            raise errors.not_a("sampling", "mf.Vmap(), mf.Vmap(chunk=...) or mf.Loop()", self.sampling)
-        if self.variance is not None and not (_is_number(self.variance) and 0 <= self.variance < math.inf):
-            raise errors.out_of_range(
-                "variance",
-                self.variance,
-                "a number of at least 0, or None",
-                "leave it out to learn variances",
-            )
+        options.function("loss", self.loss, "loss(params, *data) -> scalar")
+        options.positive("kl_weight", self.kl_weight, "1 for a sum of losses, 1 / n for a mean of n")
+        options.instance("sampling", self.sampling, Batching, "mf.Vmap(), mf.Vmap(chunk=...) or mf.Loop()")
+        options.number("variance", self.variance, 0.0, optional=True)
 
     @property
     def problem(self) -> dict[str, Any]:
@@ -120,7 +106,3 @@ class Elbo:
     def __call__(self, phi: Gaussian, theta: Gaussian, *data: Tree) -> Tensor:
         """The objective; the last of ``data`` is the noise."""
         return self.expected(phi, *data) + self.penalty(phi, theta)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

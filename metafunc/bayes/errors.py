@@ -80,6 +80,15 @@ def not_finite_samples(broken: int, samples: int) -> FloatingPointError:
     )
 
 
+def not_labels(classes: int, strange: list[int]) -> ValueError:
+    """Labels that name no class."""
+    got = f"labels {', '.join(map(str, sorted({*strange})[:5]))}" if strange else "none"
+    return ValueError(
+        f"labels: expected at least one, each in 0..{classes - 1} for {classes} classes, got {got}. "
+        f"Take out the answers that are not to count, with their outputs."
+    )
+
+
 def not_outputs(expected: str, outputs: Any, targets: Any) -> ValueError:
     """Outputs and targets that do not go together."""
     return ValueError(

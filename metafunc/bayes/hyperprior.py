@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Gamma
 
-from metafunc import tree
-from metafunc.bayes import errors
+from metafunc import options, tree
 from metafunc.bayes.gaussian import Gaussian
 
 
@@ -29,8 +28,7 @@ def gamma_hyperprior(theta: Gaussian, shape: float = 1.0, rate: float = 0.01) ->
         ValueError: If a parameter is not positive.
     """
     for name, value in (("shape", shape), ("rate", rate)):
-        if not value > 0:
-            raise errors.out_of_range(name, value, "a number above 0", f"e.g. {name}=1.0")
+        options.positive(name, value, 1.0)
     density = Gamma(shape, rate, validate_args=False)
     return -torch.stack(
         [density.log_prob(torch.exp(-s)).sum() for s in tree.leaves(theta["log_variance"])]

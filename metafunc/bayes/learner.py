@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import tree
+from metafunc import options, tree
 from metafunc.batching import Batching, Vmap, count
-from metafunc.bayes import errors
 from metafunc.bayes.elbo import Elbo
 from metafunc.bayes.gaussian import Gaussian
 from metafunc.bayes.module import Prior
 from metafunc.bayes.noise import noise
 from metafunc.bayes.predict import predict
-from metafunc.decorators import check_callable
 from metafunc.estimator import Estimator
 from metafunc.estimators import Explicit
 from metafunc.functional import Functional, functional
@@ -88,11 +86,11 @@ class BayesianLearner(OuterLoop):
         seed: int = 0,
     ) -> None:
         given = {**locals()}
+        signature = "outer_loss(outputs, targets) -> scalar"
+        options.function("outer_loss", outer_loss, signature, optional=True)
         if outer_loss is not None:
-            check_callable(outer_loss, "outer_loss", "outer_loss(outputs, targets) -> scalar")
             outer_loss = scalar(outer_loss, "outer_loss")
-        if not isinstance(prior, Prior):
-            raise errors.not_a("prior", "an mf.bayes.Prior", prior)
+        options.instance("prior", prior, Prior, "an mf.bayes.Prior")
         super().__init__(
             given,
             prior,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import tree
+from metafunc import options, tree
 from metafunc.bayes import errors
 from metafunc.bayes.gaussian import Gaussian
 from metafunc.inner import check_parameters
@@ -43,13 +43,11 @@ def noise(
         TypeError, ValueError: If there are no floating parameters, or a number is out of range.
     """
     check_parameters(params, "params")
-    for name, count in (("samples", samples), ("tasks", 1 if tasks is None else tasks)):
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise errors.out_of_range(name, count, "a whole number of at least 1", f"e.g. {name}=4")
-    if not isinstance(generator, torch.Generator):
-        raise errors.not_a(
-            "generator", "a torch.Generator, such as torch.Generator().manual_seed(0)", generator
-        )
+    options.integer("samples", samples, 4)
+    options.integer("tasks", tasks, 4, optional=True)
+    expected = "a torch.Generator, such as torch.Generator().manual_seed(0)"
+    options.instance("generator", generator, torch.Generator, expected)
+    options.boolean("antithetic", antithetic)
     if antithetic and samples % 2:
         raise errors.odd_antithetic(samples)
     lead = () if tasks is None else (tasks,)

@@ -32,7 +32,7 @@ def draw_reliability(
 
     Raises:
         ValueError, FloatingPointError: As for :func:`calibration`, or if there is nothing to draw.
-        ImportError: If matplotlib or torchmetrics is missing.
+        ImportError: If matplotlib is missing.
     """
     if not answers:
         raise errors.out_of_range(

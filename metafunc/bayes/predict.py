@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from metafunc import tree
+from metafunc import options, tree
 from metafunc.batching import Batching, Vmap
 from metafunc.bayes import errors
 from metafunc.bayes.gaussian import Gaussian
@@ -81,10 +81,7 @@ def regression(outputs: Tensor, noise_std: float = 0.0) -> Predictive:
     Raises:
         ValueError: If ``noise_std`` is negative.
     """
-    if not 0 <= noise_std < math.inf:
-        raise errors.out_of_range(
-            "noise_std", noise_std, "a number of at least 0", "give a standard deviation"
-        )
+    options.number("noise_std", noise_std, 0.1)
     variance = outputs.var(0, correction=0)
     return Predictive(outputs.mean(0), (variance + noise_std**2).sqrt(), variance.sqrt())
 
@@ -98,8 +95,7 @@ def regression_nll(outputs: Tensor, targets: Tensor, noise_std: float) -> Tensor
     Raises:
         ValueError: If ``noise_std`` is not positive, or the targets do not fit the outputs.
     """
-    if not 0 < noise_std < math.inf:
-        raise errors.out_of_range("noise_std", noise_std, "a number above 0", "give a standard deviation")
+    options.positive("noise_std", noise_std, 0.1)
     if outputs.shape[1:] != targets.shape:
         raise errors.not_outputs("outputs [samples, ...] and targets [...]", outputs, targets)
     logs = -0.5 * ((targets - outputs) / noise_std) ** 2 - math.log(noise_std * math.sqrt(2 * math.pi))

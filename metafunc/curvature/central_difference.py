@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.autodiff import grad, vjp
 from metafunc.curvature.curvature import Curvature, Hessian, objective_of
 from metafunc.inner import Args, Gradient, Inner, Objective, relative
@@ -48,9 +48,8 @@ class CentralDifference(Curvature):
     displacement: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in (("delta", self.delta), ("displacement", self.displacement)):
-            if value is not None and not value > 0:
-                raise errors.out_of_range(name, value, "a positive number or None", "leave it out")
+        options.positive("delta", self.delta, 1e-3, optional=True)
+        options.positive("displacement", self.displacement, 1e-3, optional=True)
         if self.delta is not None and self.displacement is not None:
             both = (self.delta, self.displacement)
             raise errors.out_of_range("delta, displacement", both, "one of the two", "leave one out")

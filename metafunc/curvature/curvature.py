@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.autodiff import grad, jvp, vjp
 from metafunc.inner import Args, Gradient, Inner, Objective
 from metafunc.plug import Plug
@@ -41,6 +41,12 @@ class Curvature(Plug, ABC):
         rule = _OtherHessian(objective_of(inner), self.hessian(inner), repr(self))
         handle = Handle(rule)
         return lambda phi, args: call(handle, (phi, args))[0]
+
+
+def check_curvature(value: Any) -> None:
+    """Raise unless ``value`` is a curvature."""
+    expected = "a curvature such as Exact(), CentralDifference() or GaussNewton()"
+    options.instance("curvature", value, Curvature, expected)
 
 
 def objective_of(inner: Inner) -> Objective:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from metafunc import autodiff, errors, tree
+from metafunc import autodiff, errors, options, tree
 from metafunc.autodiff import grad, jvp, vjp
 from metafunc.curvature.curvature import Curvature, Hessian, objective_of
 from metafunc.inner import Args, Gradient, Inner, Objective
@@ -43,8 +43,7 @@ class Exact(Curvature):
     mode: Literal["auto", "reverse", "forward"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.mode not in ("auto", "reverse", "forward"):
-            raise errors.out_of_range("mode", self.mode, '"auto", "reverse" or "forward"', "spelled so")
+        options.choice("mode", self.mode, "auto", "reverse", "forward")
 
     def hessian(self, inner: Inner) -> Hessian:
         """See :class:`Exact`."""

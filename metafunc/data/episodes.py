@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from metafunc import options
 from metafunc.data.augmentation import Augmentation, Normalization, augmented, check_normalize
 from metafunc.data.dataset import ImageDataset
 from metafunc.data.tasks import (
@@ -61,6 +62,8 @@ class Episodes:
         check_count("shots", self.shots)
         check_count("queries", self.queries)
         check_float("dtype", self.dtype)
+        options.boolean("rotations", self.rotations)
+        options.function("augment", self.augment, "augment(images) -> images", optional=True)
         height, width = self.dataset.images.shape[2:]
         if self.ways > self._classes:
             turned = ", rotations counted" if self.rotations else ""

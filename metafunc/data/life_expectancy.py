@@ -6,6 +6,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
+from metafunc import options
 from metafunc.data.tasks import Tasks, check_count, check_float, check_generator, refusal
 from metafunc.errors import not_installed
 
@@ -54,8 +55,9 @@ class LifeExpectancy:
         check_count("shots", self.shots)
         check_count("queries", self.queries)
         check_float("dtype", self.dtype)
-        if self.split not in COUNTRIES:
-            raise refusal("split", "'train', 'val' or 'test'", repr(self.split), "name one of them")
+        options.choice("split", self.split, *COUNTRIES)
+        options.boolean("forecast", self.forecast)
+        options.integer("seed", self.seed, 0, low=0)
         names, years, lives = _gapminder()
         if self.shots + self.queries > len(years):
             raise refusal(

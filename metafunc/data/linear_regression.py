@@ -1,12 +1,12 @@
 """Regression tasks: linear models on inputs of a wanted condition number."""
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import final
 
 import torch
 from torch import Tensor
 
+from metafunc import options
 from metafunc.data.chance import normal, orthonormal
 from metafunc.data.tasks import Tasks, check_count, check_float, check_generator, refusal
 
@@ -61,16 +61,10 @@ class LinearRegression:
                     count,
                     f"give more {name}, or a lower dimension",
                 )
-        for name, value, least in (
-            ("condition", self.condition, 1.0),
-            ("largest", self.largest, 0.0),
-            ("noise", self.noise, 0.0),
-            ("spread", self.spread, 0.0),
-        ):
-            if not isfinite(value) or value < least:
-                raise refusal(name, f"a finite number of at least {least:g}", value, f"give another {name}")
-        if self.largest == 0:
-            raise refusal("largest", "a number above 0", self.largest, "give the largest eigenvalue")
+        options.number("condition", self.condition, 50.0, low=1.0)
+        options.positive("largest", self.largest, 1.0)
+        options.number("noise", self.noise, 0.1)
+        options.number("spread", self.spread, 1.0)
 
     @classmethod
     def imaml(cls) -> "LinearRegression":

@@ -1,12 +1,12 @@
 """Tasks that are quadratic functions, with Hessians that differ from task to task."""
 
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from metafunc import options
 from metafunc.data.chance import normal, orthonormal
 from metafunc.data.tasks import Tasks, check_count, check_float, check_generator, refusal
 
@@ -53,15 +53,14 @@ class Quadratics:
         check_count("dimension", self.dimension)
         check_float("dtype", self.dtype)
         ends = self.eigenvalues
-        if len(ends) != 2 or not all(isfinite(end) for end in ends) or not 0 < ends[0] <= ends[1]:
+        options.pair("eigenvalues", ends, (0.1, 1.0))
+        if not 0 < ends[0] <= ends[1]:
             raise refusal(
                 "eigenvalues", "(low, high) with 0 < low <= high", ends, "give the ends of the spectrum"
             )
-        if not 0 <= self.spread <= 1:
-            raise refusal("spread", "a number from 0 to 1", self.spread, "give 1 for independent Hessians")
-        for name, value in (("scatter", self.scatter), ("noise", self.noise)):
-            if not isfinite(value) or value < 0:
-                raise refusal(name, "a finite number of at least 0", value, f"give another {name}")
+        options.number("spread", self.spread, 1.0, high=1.0, ends="[]")
+        options.number("scatter", self.scatter, 1.0)
+        options.number("noise", self.noise, 0.1)
 
     @staticmethod
     def loss(w: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,12 +1,13 @@
 """Regression tasks: sinusoids of random amplitude and phase."""
 
 from dataclasses import dataclass
-from math import isfinite, pi
+from math import pi
 from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
 
+from metafunc import options
 from metafunc.data.tasks import (
     Tasks,
     check_count,
@@ -67,10 +68,9 @@ class Sinusoids:
         check_count("queries", self.queries)
         check_float("dtype", self.dtype)
         for name, ends in (("amplitude", self.amplitude), ("phase", self.phase), ("inputs", self.inputs)):
-            if len(ends) != 2 or not all(isfinite(end) for end in ends) or ends[0] > ends[1]:
-                raise refusal(
-                    name, "a range (low, high) of finite numbers, low <= high", ends, "give the ends in order"
-                )
+            options.pair(name, ends, (0.1, 5.0))
+            if ends[0] > ends[1]:
+                raise refusal(name, "a range (low, high) with low <= high", ends, "give the ends in order")
 
     def sample(self, tasks: int, generator: torch.Generator) -> Tasks:
         """Draws a batch of tasks.

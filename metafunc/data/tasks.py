@@ -6,6 +6,8 @@ from typing import Any, Protocol, TypedDict
 import torch
 from torch import Tensor
 
+from metafunc import options
+
 
 class Tasks(TypedDict):
     """A batch of tasks: at run time a plain dict of pairs, which `torch.func.vmap` takes as it is.
@@ -41,8 +43,7 @@ def refusal(where: str, expected: str, got: object, do: str) -> ValueError:
 
 def check_count(name: str, value: Any) -> None:
     """Raises unless `value` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise refusal(name, "a whole number of at least 1", repr(value), f"give {name} such a number")
+    options.integer(name, value, 5)
 
 
 def check_float(name: str, value: Any) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from metafunc import errors, tree
-from metafunc.curvature import Curvature, Exact
+from metafunc import errors, options, tree
+from metafunc.curvature import Curvature, Exact, check_curvature
 from metafunc.dependence import dependencies, require_reach
 from metafunc.estimator import Estimator
 from metafunc.generators import Draws, replaying
@@ -60,20 +60,16 @@ class Binomial(Estimator):
     curvature: Curvature = Exact()
 
     def __post_init__(self) -> None:
-        if isinstance(self.order, bool) or not isinstance(self.order, int) or self.order < 0:
-            raise errors.out_of_range("order", self.order, "an integer of at least 0", "e.g. order=2")
-        if self.window is not None and (
-            isinstance(self.window, bool)
-            or not isinstance(self.window, int)
-            or self.window < max(1, self.order)
-        ):
-            expected = f"None or an integer of at least max(1, order) = {max(1, self.order)}"
-            raise errors.out_of_range("window", self.window, expected, "or leave it out to expand every step")
+        options.integer("order", self.order, 2, low=0)
+        least = max(1, self.order)
+        options.integer("window", self.window, least, low=least, optional=True)
+        options.boolean("rescale", self.rescale)
+        check_curvature(self.curvature)
 
     def foresee(self, inner: Inner, reach: Tensor) -> Stats:
         """The error along the eigenvector of the largest eigenvalue, this series' and that of ``FirstOrder``, for a
-        Hessian that stays the same: ``|sum_l C(window, l) (-a)^l - (1 - a)^K|`` with ``a = reach / K``."""
-        window, a = self.window or inner.steps, reach / inner.steps
+        Hessian that stays the same: ``|sum_l C(window, l) (-a)^l - (1 - a)^K|`` with ``a = reach``."""
+        window, a = self.window or inner.steps, reach
         used = a * (self.order / window if self.rescale else 1.0)
         series = sum(math.comb(window, l) * (-used) ** l for l in range(self.order + 1))
         whole = (1 - a) ** inner.steps

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from metafunc import errors, tree
-from metafunc.curvature import Curvature, Exact
+from metafunc import errors, options, tree
+from metafunc.curvature import Curvature, Exact, check_curvature
 from metafunc.estimator import Estimator
 from metafunc.generators import replaying
 from metafunc.inner import Args, Inner
@@ -47,12 +47,9 @@ class Explicit(Estimator):
     curvature: Curvature = Exact()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.checkpoint, int) or (
-            not isinstance(self.checkpoint, bool) and self.checkpoint < 1
-        ):
-            raise errors.out_of_range(
-                "checkpoint", self.checkpoint, "a boolean or a positive integer", "e.g. True"
-            )
+        if not isinstance(self.checkpoint, bool):
+            options.integer("checkpoint", self.checkpoint, True)
+        check_curvature(self.curvature)
 
     def rule(self, inner: Inner) -> Rule:
         """See :class:`Explicit`."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.autodiff import jvp, vjp, vmap
 from metafunc.dependence import Watch, require_reach
 from metafunc.estimator import Estimator
@@ -80,26 +80,17 @@ class FiniteDifference(Estimator):
     recenter: bool = True
 
     def __post_init__(self) -> None:
-        if self.nu is not None and not self.nu > 0:
-            raise errors.out_of_range("nu", self.nu, "a positive number or None", "or leave it out")
-        if self.scheme not in ("forward", "symmetric", "tangent"):
-            raise errors.out_of_range(
-                "scheme", self.scheme, '"forward", "symmetric" or "tangent"', "spelled so"
-            )
+        options.positive("nu", self.nu, 1e-3, optional=True)
+        options.choice("scheme", self.scheme, "forward", "symmetric", "tangent")
+        options.integer("order", self.order, 2, optional=True)
+        options.integer("steps", self.steps, 10, optional=True)
+        options.boolean("recenter", self.recenter)
         if self.scheme == "tangent" and (self.order, self.nu) != (None, None):
             raise errors.out_of_range(
                 "order, nu", (self.order, self.nu), "neither", '"tangent" takes no difference'
             )
-        if self.order is not None and (
-            isinstance(self.order, bool)
-            or not isinstance(self.order, int)
-            or self.order < 1
-            or (self.scheme == "symmetric" and self.order % 2)
-        ):
-            allowed = "a positive even integer" if self.scheme == "symmetric" else "a positive integer"
-            raise errors.out_of_range("order", self.order, allowed, "or leave it out")
-        if self.steps is not None and (not isinstance(self.steps, int) or self.steps < 1):
-            raise errors.out_of_range("steps", self.steps, "None or a positive integer", "or leave it out")
+        if self.scheme == "symmetric" and self.order is not None and self.order % 2:
+            raise errors.out_of_range("order", self.order, "a positive even integer", "or leave it out")
 
     def rule(self, inner: Inner) -> Rule:
         """See :class:`FiniteDifference`."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.autodiff import jvp, vjp
-from metafunc.curvature import Curvature, Exact
+from metafunc.curvature import Curvature, Exact, check_curvature
 from metafunc.decorated import Decorated
 from metafunc.dependence import Watch, require_reach
 from metafunc.estimator import Estimator
@@ -51,14 +51,16 @@ class Implicit(Estimator):
         TypeError: For a solver of symmetric systems around a residual that is not known to be symmetric.
     """
 
+    takes_functions: ClassVar[bool] = True
+
     solver: Any = CG()
     curvature: Curvature = Exact()
     root: Callable[..., Any] | None = None
 
     def __post_init__(self) -> None:
         as_solver(self.solver)
-        if self.root is not None and not callable(self.root):
-            raise errors.not_callable("root", "such as torchopt.diff.implicit.custom_root", self.root)
+        check_curvature(self.curvature)
+        options.function("root", self.root, "such as torchopt.diff.implicit.custom_root", optional=True)
 
     def rule(self, inner: Inner) -> Rule:
         """See :class:`Implicit`."""

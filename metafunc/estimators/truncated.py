@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from metafunc import errors, tree
-from metafunc.curvature import Curvature, Exact
+from metafunc import errors, options, tree
+from metafunc.curvature import Curvature, Exact, check_curvature
 from metafunc.dependence import dependencies, require_reach
 from metafunc.estimator import Estimator
 from metafunc.generators import replaying
@@ -46,8 +46,8 @@ class Truncated(Estimator):
     curvature: Curvature = Exact()
 
     def __post_init__(self) -> None:
-        if isinstance(self.depth, bool) or not isinstance(self.depth, int) or self.depth < 0:
-            raise errors.out_of_range("depth", self.depth, "an integer of at least 0", "e.g. depth=2")
+        options.integer("depth", self.depth, 2, low=0)
+        check_curvature(self.curvature)
 
     def rule(self, inner: Inner) -> Rule:
         """See :class:`Truncated`."""

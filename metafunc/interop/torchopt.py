@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metafunc import autodiff, errors, tree
+from metafunc import autodiff, errors, options, tree
 from metafunc.captured import Captured, Closure, Uncaptured
 from metafunc.captured import call as call_with
-from metafunc.decorators import check_callable
 from metafunc.estimators import Implicit
 from metafunc.inner import Args, Bound, Inner
 from metafunc.interop.errors import (
@@ -118,13 +117,13 @@ def custom_root(
         >>> @custom_root(torch.func.grad(objective), argnums=(1, 2), solve=mf.CG(max_steps=20))
         ... def solver_fn(params, theta, data): ...
     """
-    check_callable(optimality_fn, "custom_root", "optimality_fn(params, *args) -> like the solution")
+    options.function("custom_root", optimality_fn, "optimality_fn(params, *args) -> like the solution")
     chosen = _indices(argnums)
     linear = as_solver(_DEFAULT if solve is None else solve)
     equation = inspect.signature(optimality_fn)
 
     def decorate(solver_fn: Solver) -> Solver:
-        check_callable(solver_fn, "custom_root", "solver_fn(params, *args) -> solution")
+        options.function("custom_root", solver_fn, "solver_fn(params, *args) -> solution")
         name = getattr(solver_fn, "__name__", repr(solver_fn))
         signature = inspect.signature(solver_fn)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import errors
+from metafunc import options
 from metafunc.autodiff import all_true
 from metafunc.linear.preconditioner import as_preconditioner, prepare
 from metafunc.linear.products import Matvec, as_products
@@ -60,10 +60,8 @@ class CG(LinearSolver):
     def __post_init__(self) -> None:
         check_limits(self.max_steps, self.rtol, self.damping)
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
-        if self.fallback is not None and not isinstance(self.fallback, LinearSolver):
-            raise errors.not_a(
-                "fallback", "a linear solver such as CG(damping=1.0) or MINRES()", self.fallback
-            )
+        expected = "a linear solver such as CG(damping=1.0) or MINRES()"
+        options.instance("fallback", self.fallback, LinearSolver, expected, optional=True)
 
     @property
     def symmetric_only(self) -> bool:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import errors
+from metafunc import options
 from metafunc.linear.products import Matvec, products_with_all, unit_vectors
 from metafunc.linear.recursion import begin
-from metafunc.linear.solver import LinearSolver, check_damping, figures, residual_of
+from metafunc.linear.solver import LinearSolver, figures, residual_of
 from metafunc.rule import Stats
 
 _linalg: Any = torch.linalg  # torch does not type all of it
@@ -45,9 +45,8 @@ class Direct(LinearSolver):
     rcond: float | None = None
 
     def __post_init__(self) -> None:
-        check_damping(self.damping)
-        if self.rcond is not None and not 0 <= self.rcond < 1:
-            raise errors.out_of_range("rcond", self.rcond, "None or a number in [0, 1)", "e.g. rcond=1e-6")
+        options.number("damping", self.damping, 0.1)
+        options.number("rcond", self.rcond, 1e-6, high=1.0, optional=True)
 
     def solve(self, matvec: Matvec, b: Tensor, x0: Tensor | None = None) -> tuple[Tensor, Stats]:
         """See :class:`Direct`."""

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metafunc import options
 from metafunc.autodiff import all_true
 from metafunc.linear.krylov import Krylov
 from metafunc.linear.preconditioner import as_preconditioner, mirrored, prepare
 from metafunc.linear.products import Matvec, as_products
 from metafunc.linear.recursion import Gap, begin, damped, safe
-from metafunc.linear.solver import LinearSolver, check_count, check_limits, figures, length
+from metafunc.linear.solver import LinearSolver, check_limits, figures, length
 from metafunc.rule import Stats
 
 
@@ -52,8 +53,7 @@ class GMRES(LinearSolver):
 
     def __post_init__(self) -> None:
         check_limits(self.max_steps, self.rtol, self.damping)
-        if self.restart is not None:
-            check_count("restart", self.restart, "e.g. restart=20, or leave it out")
+        options.integer("restart", self.restart, 20, optional=True)
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
     @property

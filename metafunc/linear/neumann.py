@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metafunc import errors
+from metafunc import options
 from metafunc.linear.products import Matvec
 from metafunc.linear.recursion import Gap, begin
-from metafunc.linear.solver import LinearSolver, check_limits, figures, length
+from metafunc.linear.solver import LinearSolver, figures, length
 from metafunc.rule import Stats
 
 
@@ -39,11 +39,8 @@ class Neumann(LinearSolver):
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        check_limits(self.max_steps)
-        if not 0 < self.scale < float("inf"):
-            raise errors.out_of_range(
-                "scale", self.scale, "a positive number", "e.g. the inner learning rate"
-            )
+        options.integer("max_steps", self.max_steps, 10)
+        options.positive("scale", self.scale, "the inner learning rate")
 
     def solve(self, matvec: Matvec, b: Tensor, x0: Tensor | None = None) -> tuple[Tensor, Stats]:
         """See :class:`Neumann`."""

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
+from metafunc import errors, options, tree
 from metafunc.linear.products import Products, check_like, products_with_all, transpose, unit_vectors
-from metafunc.linear.solver import check_count
 from metafunc.plug import Plug
 from metafunc.tree import Tree
 
@@ -41,10 +40,15 @@ class Diagonal(Preconditioner):
         of: A tree like ``phi``. Where it is zero, so is the outcome.
 
     Raises:
+        TypeError: If it is no tree of floating-point tensors.
         ValueError: At the solve, if it is no tree like the right-hand side.
     """
 
     of: Tree
+
+    def __post_init__(self) -> None:
+        if not tree.leaves(self.of) or not all(map(tree.is_float, tree.leaves(self.of))):
+            raise errors.not_a("of", "a tree of floating-point tensors like phi", self.of)
 
     def prepare(self, products: Products, b: Tensor, damping: float) -> Products:
         """See :class:`Diagonal`."""
@@ -77,8 +81,8 @@ class Jacobi(Preconditioner):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.probes is not None:
-            check_count("probes", self.probes, "e.g. probes=20, or leave it out")
+        options.integer("probes", self.probes, 20, optional=True)
+        options.integer("seed", self.seed, 0, low=0)
 
     def prepare(self, products: Products, b: Tensor, damping: float) -> Products:
         """See :class:`Jacobi`."""
@@ -110,13 +114,20 @@ class Function(Preconditioner):
     fn: Callable[[Tree], Tree]
     mirrored: bool = False
 
+    def __post_init__(self) -> None:
+        options.function("fn", self.fn, "from a tree like phi to another")
+        options.boolean("mirrored", self.mirrored)
+
     def prepare(self, products: Products, b: Tensor, damping: float) -> Products:
         """See :class:`Function`."""
-        like = products.unravel(b)
-        check_like("outcome of the preconditioner", like, self.fn(like))
+
+        def preconditioned(w: Tensor) -> Tree:
+            return self.fn(tree.map(torch.clone, products.unravel(w)))  # copies: it may work in place
 
         def apply(w: Tensor) -> Tensor:
-            return tree.ravel(self.fn(products.unravel(w)))[0]
+            return tree.ravel(preconditioned(w))[0]
+
+        check_like("outcome of the preconditioner", products.unravel(b), preconditioned(b))
 
         found = Products(apply, products.unravel, lambda: transpose(apply, b))
         return found.transposed if self.mirrored else found

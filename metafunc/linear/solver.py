@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafunc import errors
-from metafunc.inner import relative
+from metafunc import errors, options
+from metafunc.inner import Inner, relative
 from metafunc.linear.products import Matvec
 from metafunc.plug import Plug
 from metafunc.rule import Stats
@@ -66,12 +66,15 @@ class Foreign(LinearSolver):
     __slots__ = ("_takes_start", "fn")
 
     def __init__(self, fn: Callable[..., Any]) -> None:
+        options.function("fn", fn, "solve(matvec, b) -> x")
         self.fn = fn
         self._takes_start = "init" in _parameters(fn)
 
     def solve(self, matvec: Matvec, b: Tensor, x0: Tensor | None = None) -> tuple[Tensor, Stats]:
         """One call of the function, and one more product for the residual."""
-        x = self.fn(matvec, b) if x0 is None or not self._takes_start else self.fn(matvec, b, init=x0)
+        # Copies, since it may work in place, and a product with the identity may be the vector itself.
+        start = {} if x0 is None or not self._takes_start else {"init": x0.clone()}
+        x = self.fn(lambda w: matvec(w).clone(), b.clone(), **start)
         x, broken = finite(x)
         return x, figures(torch.zeros_like(b.sum()), residual_of(matvec, b, x), breakdown=broken)
 
@@ -90,7 +93,7 @@ def as_solver(solver: Any) -> LinearSolver:
     """A linear solver from what a user may give as ``solver=``."""
     if isinstance(solver, LinearSolver):
         return solver
-    if isinstance(solver, type) or not callable(solver):
+    if isinstance(solver, type | Inner | Plug) or not callable(solver):
         raise errors.not_a(
             "solver", "a linear solver such as CG(max_steps=5), or a function solve(matvec, b)", solver
         )
@@ -125,21 +128,8 @@ def residual_of(matvec: Matvec, b: Tensor, x: Tensor) -> Tensor:
     return relative(length((b - matvec(x)) / peak), length(b / peak))
 
 
-def check_limits(max_steps: int, rtol: float | None = None, damping: float = 0.0) -> None:
+def check_limits(max_steps: int, rtol: float, damping: float) -> None:
     """Raise unless a solver's limits make sense."""
-    check_count("max_steps", max_steps, "e.g. max_steps=10")
-    if rtol is not None and not 0 <= rtol < 1:
-        raise errors.out_of_range("rtol", rtol, "a number in [0, 1)", "e.g. rtol=1e-6")
-    check_damping(damping)
-
-
-def check_damping(damping: float) -> None:
-    """Raise unless it is one."""
-    if not 0 <= damping < float("inf"):
-        raise errors.out_of_range("damping", damping, "a number of at least 0", "e.g. damping=0.1")
-
-
-def check_count(name: str, value: Any, hint: str) -> None:
-    """Raise unless ``value`` is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise errors.out_of_range(name, value, "an integer of at least 1", hint)
+    options.integer("max_steps", max_steps, 10)
+    options.number("rtol", rtol, 1e-6, high=1.0)
+    options.number("damping", damping, 0.1)

@@ -37,8 +37,8 @@ class ClippedGD(ScaledGD):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch."""
         options = {**self.defaults, **param_group}
-        check_option("lr", options["lr"], "e.g. lr=0.1")
-        check_option("clip", options["clip"], "e.g. clip=1.0")
+        check_option("lr", options["lr"], 0.1)
+        check_option("clip", options["clip"], 1.0)
         super().add_param_group(param_group)
 
     def step_size(self, group: dict[str, Any], norm: Tensor) -> Tensor:

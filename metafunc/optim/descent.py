@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from metafunc import errors
+from metafunc import options
 
 
 class ScaledGD(Optimizer):
@@ -46,9 +45,6 @@ class ScaledGD(Optimizer):
         return loss
 
 
-def check_option(name: str, value: Any, hint: str, *, zero: bool = False) -> None:
+def check_option(name: str, value: Any, example: Any, *, zero: bool = False) -> None:
     """Raise unless an option is a finite number above 0, or 0 itself where that makes sense."""
-    if not (0 < value < math.inf or (zero and value == 0)):
-        raise errors.out_of_range(
-            name, value, "a number of at least 0" if zero else "a positive number", hint
-        )
+    options.number(name, value, example, ends="[)" if zero else "()")

@@ -37,8 +37,8 @@ class NormalizedGD(ScaledGD):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch."""
         options = {**self.defaults, **param_group}
-        check_option("lr", options["lr"], "e.g. lr=0.1")
-        check_option("beta", options["beta"], "e.g. beta=1.0", zero=True)
+        check_option("lr", options["lr"], 0.1)
+        check_option("beta", options["beta"], 1.0, zero=True)
         super().add_param_group(param_group)
 
     def step_size(self, group: dict[str, Any], norm: Tensor) -> Tensor:

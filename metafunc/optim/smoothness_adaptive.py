@@ -62,12 +62,10 @@ class SmoothnessAdaptiveGD(ScaledGD):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch."""
         options = {**self.defaults, **param_group}
-        check_option("lr", options["lr"], "e.g. lr=1/12")
-        check_option("smoothness", options["smoothness"], "e.g. smoothness=1.0")
-        check_option(
-            "hessian_lipschitz", options["hessian_lipschitz"], "e.g. hessian_lipschitz=1.0", zero=True
-        )
-        check_option("inner_lr", options["inner_lr"], "e.g. inner_lr=0.01")
+        check_option("lr", options["lr"], "1/12")
+        check_option("smoothness", options["smoothness"], 1.0)
+        check_option("hessian_lipschitz", options["hessian_lipschitz"], 1.0, zero=True)
+        check_option("inner_lr", options["inner_lr"], 0.01)
         super().add_param_group(param_group)
 
     def observe(self, norms: Tensor) -> None:

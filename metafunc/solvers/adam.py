@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from metafunc import errors, tree
-from metafunc.decorators import check_steps
+from metafunc import options, tree
 from metafunc.inner import Args, Gradient, Inner, remembered
 from metafunc.settings import Setting, check_setting
-from metafunc.solvers.problem import check_tolerance, problem
+from metafunc.solvers.problem import check_limits, problem
 from metafunc.tree import Tree
 
 
@@ -60,14 +58,12 @@ def adam(
     Raises:
         ValueError, TypeError: As for :func:`gradient_descent`.
     """
-    check_steps(steps)
-    check_tolerance(tolerance)
-    check_setting("lr", lr, 0, math.inf, True, "e.g. lr=0.01")
-    for name, beta in zip(("betas[0]", "betas[1]"), betas, strict=True):
-        if not 0 <= beta < 1:
-            raise errors.out_of_range(name, beta, "a number in [0, 1)", "e.g. betas=(0.9, 0.999)")
-    if not eps > 0:
-        raise errors.out_of_range("eps", eps, "a positive number", "e.g. eps=1e-8")
+    check_limits(steps, tolerance)
+    check_setting("lr", lr, 0.01, ends="()")
+    options.pair("betas", betas, (0.9, 0.999))
+    for i, beta in enumerate(betas):
+        options.number(f"betas[{i}]", beta, (0.9, 0.999)[i], high=1.0)
+    options.positive("eps", eps, 1e-8)
     goal = problem("adam", loss, objective, init, lr=lr, prox=prox, weight_decay=weight_decay)
     read, (b1, b2) = goal.settings.readers, betas
 

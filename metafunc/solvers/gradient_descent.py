@@ -8,11 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from metafunc import errors, tree
-from metafunc.decorators import check_steps
+from metafunc import errors, options, tree
 from metafunc.inner import Args, Gradient, Inner, remembered
 from metafunc.settings import Setting, check_setting
-from metafunc.solvers.problem import check_tolerance, problem
+from metafunc.solvers.problem import check_limits, problem
 from metafunc.tree import Tree
 
 
@@ -65,10 +64,10 @@ def gradient_descent(
         ValueError, TypeError: If an option is out of range or of another kind, or if not exactly one of ``loss`` and
             ``objective`` is given.
     """
-    check_steps(steps)
-    check_tolerance(tolerance)
-    check_setting("lr", lr, 0, math.inf, True, "e.g. lr=0.01")
-    check_setting("momentum", momentum, 0, 1, False, "e.g. momentum=0.9")
+    check_limits(steps, tolerance)
+    check_setting("lr", lr, 0.01, ends="()")
+    check_setting("momentum", momentum, 0.9, high=1.0)
+    options.boolean("nesterov", nesterov)
     has_momentum = not (isinstance(momentum, int | float) and momentum == 0)
     if nesterov and not has_momentum:
         raise errors.nesterov_without_momentum()
@@ -141,8 +140,11 @@ def nesterov(
     Raises:
         ValueError: If ``prox + strong_convexity`` is not positive, or above ``prox + smoothness``.
     """
+    options.positive("smoothness", smoothness, 10.0)
+    options.number("strong_convexity", strong_convexity, 0.1, low=-math.inf)
+    options.number("prox", prox, 2.0)
     largest, smallest = smoothness + prox, strong_convexity + prox
-    if not 0 < smallest <= largest < math.inf:
+    if not 0 < smallest <= largest:
         raise errors.out_of_range(
             "smoothness, strong_convexity, prox",
             (smoothness, strong_convexity, prox),

@@ -7,13 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from metafunc import autodiff, errors, tree
-from metafunc.curvature import Curvature, Exact
-from metafunc.decorators import check_steps
+from metafunc import autodiff, options, tree
+from metafunc.curvature import Curvature, Exact, check_curvature
 from metafunc.inner import Args, Inner, Objective, plain_gradient, remembered
 from metafunc.linear import CG, LinearSolver, as_solver
 from metafunc.settings import Setting
-from metafunc.solvers.problem import check_tolerance, problem
+from metafunc.solvers.problem import check_limits, problem
 from metafunc.tree import Tree
 
 
@@ -61,18 +60,15 @@ def newton_cg(
     Raises:
         ValueError, TypeError: If an option is out of range or of another kind.
     """
-    check_steps(steps)
-    check_tolerance(tolerance)
-    if isinstance(backtracks, bool) or not isinstance(backtracks, int) or backtracks < 0:
-        raise errors.out_of_range("backtracks", backtracks, "an integer of at least 0", "e.g. backtracks=10")
-    if not isinstance(curvature, Curvature):
-        raise errors.not_a("curvature", "a curvature such as Exact() or GaussNewton()", curvature)
+    check_limits(steps, tolerance)
+    options.integer("backtracks", backtracks, 10, low=0)
+    check_curvature(curvature)
     direction_solver = as_solver(solver)
 
     def minimize(inner: Inner, start: Tree, args: Args) -> Tree:
         objective, hessian = inner.objective, curvature.hessian(inner)
         assert objective is not None
-        gradient, phi = plain_gradient(objective), start
+        gradient, phi = plain_gradient(objective), tree.map(torch.clone, start)
         for _ in range(steps):
             slope = gradient(phi, args)
             flat, unravel = tree.ravel(slope)

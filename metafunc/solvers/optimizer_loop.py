@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,13 +11,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from metafunc import autodiff, errors, tree
-from metafunc.decorators import check_steps
 from metafunc.dependence import dependencies
 from metafunc.inner import Args, Gradient, Inner, check_like, remembered
 from metafunc.settings import Setting
 from metafunc.solvers.adam import safe_sqrt
-from metafunc.solvers.problem import Problem, check_tolerance, problem
-from metafunc.tree import Skeleton, Tree
+from metafunc.solvers.hidden import recalled
+from metafunc.solvers.optimizer_state import States
+from metafunc.solvers.problem import Problem, check_limits, problem
+from metafunc.tree import Tree
 
 
 @remembered
@@ -59,8 +61,7 @@ def optimizer_loop(
         TypeError: If the optimizer is of neither kind; when it is differentiated, if its update does not pass a
             derivative on from the gradients that it is given.
     """
-    check_steps(steps)
-    check_tolerance(tolerance)
+    check_limits(steps, tolerance)
     goal = problem("optimizer_loop", loss, objective, init, prox=prox, weight_decay=weight_decay)
     if all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
         return _path(goal, optimizer, steps, tolerance)
@@ -71,41 +72,27 @@ def optimizer_loop(
 
 def _path(goal: Problem, optimizer: Any, steps: int, tolerance: float) -> Inner:
     proven: list[bool] = []
+    states = States(optimizer, partial(safe_update, optimizer), steps)
 
     def step(gradient: Gradient, state: Tree, args: Args) -> Tree:
-        phi, numbers = state
+        phi, carried = state
         slope = gradient(phi, args)
         if not proven and autodiff.is_recording((phi, slope)):
-            _require_derivative(optimizer, phi)
+            with recalled(states.hidden):
+                _require_derivative(optimizer, phi)
             proven.append(True)
-        skeleton, like = _layout(optimizer, phi)
-        # Under vmap an optimizer may write into its state, which has to be as batched as gradients and tangents are.
-        zero = sum((0.0 * torch.nan_to_num(x)).sum() for x in tree.leaves(slope))
-        given = skeleton.fill([(x + zero).to(y.dtype) for x, y in zip(numbers, like, strict=True)])
-        updates, after = safe_update(optimizer, slope, given, phi)
+        updates, carried = states.next(slope, carried, phi)
         moved = tree.map(lambda x, u: x if u is None else x + u, phi, updates)
         check_like(moved, phi, "optimizer")
-        return moved, _as_numbers(after, phi)
+        return moved, carried
 
     return goal.inner(
         f"optimizer_loop(steps={steps})",
         steps=steps,
         step=step,
-        begin=lambda phi: (phi, _as_numbers(optimizer.init(phi), phi)),
+        begin=lambda phi: (phi, states.first(phi)),
         tolerance=tolerance,
     )
-
-
-def _layout(optimizer: Any, phi: Tree) -> tuple[Skeleton, list[Tensor]]:
-    tensors, skeleton = tree.take_tensors(optimizer.init(tree.map(torch.zeros_like, phi)))
-    return skeleton, tensors
-
-
-def _as_numbers(state: Tree, phi: Tree) -> list[Tensor]:
-    """The tensors of an optimizer's state. Counters become floating-point too: what estimators do with states (sums,
-    differences, zeros) is then the same for all of it."""
-    dtype = tree.leaves(phi)[0].dtype
-    return [x if x.is_floating_point() else x.to(dtype) for x in tree.take_tensors(state)[0]]
 
 
 def _require_derivative(optimizer: Any, phi: Tree) -> None:
@@ -153,8 +140,8 @@ def _black_box(goal: Problem, make: Callable[[list[Tensor]], Any], steps: int, t
     def minimize(inner: Inner, start: Tree, args: Args) -> Tree:
         objective = inner.objective
         assert objective is not None
-        at: Any = tree.map(lambda x: x.detach() if isinstance(x, Tensor) else x, args)
-        phi = tree.map(lambda x: x.detach().clone().requires_grad_(), start)
+        at: Any = tree.copied(args)
+        phi = tree.map(lambda x: x.requires_grad_(), tree.copied(start))
         leaves = tree.leaves(phi)
 
         def closure() -> Tensor:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from metafunc import errors, tree
-from metafunc.decorators import check_callable
+from metafunc import errors, options, tree
 from metafunc.inner import Args, Inner, Objective, Parts, from_theta, scalar
+from metafunc.plug import Plug
 from metafunc.settings import Setting, Settings, check_setting
 from metafunc.tree import Tree
+
+_OBJECTIVE = "objective(phi, theta, *data) -> scalar"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,8 +35,8 @@ class Composed:
     criterion: Callable[..., Tensor]
 
     def __post_init__(self) -> None:
-        check_callable(self.model, "model", "model(phi, *data) -> outputs")
-        check_callable(self.criterion, "criterion", "criterion(outputs, *data) -> scalar")
+        options.function("model", self.model, "model(phi, *data) -> outputs")
+        options.function("criterion", self.criterion, "criterion(outputs, *data) -> scalar")
 
     def __call__(self, phi: Tree, *rest: Tree) -> Tensor:
         """The loss."""
@@ -64,11 +65,13 @@ class Problem:
     def __post_init__(self) -> None:
         if (self.loss is None) == (self.objective is None):
             raise errors.loss_or_objective(self.solver)
-        check_callable(self.loss or self.objective, self.solver, "loss(phi, *data) -> scalar")
-        if self.init is not None:
-            check_callable(self.init, "init", "init(theta) -> phi")
-        for name, example in (("prox", "2.0"), ("weight_decay", "1e-4")):
-            check_setting(name, self.settings.values[name], 0, math.inf, False, f"e.g. {name}={example}")
+        signature = "loss(phi, *data) -> scalar" if self.objective is None else _OBJECTIVE
+        options.function(self.solver, self._user, signature)
+        if isinstance(self._user, nn.Module | Inner | Plug):
+            raise errors.not_a_loss(self.solver, signature, self._user)
+        options.function("init", self.init, "init(theta) -> phi", optional=True)
+        for name, example in (("prox", 2.0), ("weight_decay", 1e-4)):
+            check_setting(name, self.settings.values[name], example)
 
     def inner(self, name: str, **solver: Any) -> Inner:
         """The inner problem, with the solver's own fields."""
@@ -142,7 +145,7 @@ def problem(
     return Problem(solver, loss, objective, init, Settings(settings))
 
 
-def check_tolerance(tolerance: float) -> None:
-    """Raise unless a tolerance makes sense."""
-    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
-        raise errors.out_of_range("tolerance", tolerance, "a number of at least 0", "e.g. tolerance=1e-6")
+def check_limits(steps: int, tolerance: float) -> None:
+    """Raise unless there are limits at which a solver stops."""
+    options.integer("steps", steps, 5)
+    options.number("tolerance", tolerance, 1e-6)

@@ -9,6 +9,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from metafunc import options
 from metafunc.data.tasks import Sampler, batches
 from metafunc.training import errors
 from metafunc.training.learner import Learner
@@ -81,8 +82,7 @@ def evaluate(
 
 def check_positive(name: str, value: object) -> None:
     """Raises unless ``value`` is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise errors.out_of_range(name, value, "a whole number of at least 1")
+    options.integer(name, value, 1)
 
 
 def check_learner(value: object) -> None:

@@ -20,6 +20,6 @@ def test_answers_are_the_predictions_for_the_drawn_tasks():
 def test_numbers_of_tasks_are_whole_and_positive(name):
     with pytest.raises(
         ValueError,
-        match=f"^{name}: expected a whole number of at least 1, got 0. Give {name} such a number.$",
+        match=f"^{name}: expected an integer of at least 1, got 0. Give {name} such a value, e.g. {name}=5.$",
     ):
         bayes.answers(build(), tasks_of_sinusoids(), **{"count": 2, "batch": 2, name: 0})

@@ -256,17 +256,17 @@ WRONG = {
     "weight": (
         lambda: bayes.Elbo(TASK.loss, 0.0),
         ValueError,
-        "kl_weight: expected a number above 0, got 0.0. Give 1 for a sum of losses, 1 / n for a mean of n.",
+        "kl_weight: expected a positive number, got 0.0. Give kl_weight such a value, e.g. kl_weight=1 for a sum of losses, 1 / n for a mean of n.",
     ),
     "variance": (
         lambda: bayes.Elbo(TASK.loss, variance=-1.0),
         ValueError,
-        "variance: expected a number of at least 0, or None, got -1.0. Leave it out to learn variances.",
+        "variance: expected None or a number of at least 0, got -1.0. Give variance such a value, e.g. variance=0.0, or leave it out.",
     ),
     "sampling": (
         lambda: bayes.Elbo(TASK.loss, sampling=4),
         TypeError,
-        "sampling: expected mf.Vmap(), mf.Vmap(chunk=...) or mf.Loop(), got int 4. Give sampling such a value.",
+        "sampling: expected mf.Vmap(), mf.Vmap(chunk=...) or mf.Loop(), got int 4. Give sampling one of these.",
     ),
     "theta": (
         lambda: run(theta={"w": torch.zeros(4)}),

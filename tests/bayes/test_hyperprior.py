@@ -27,6 +27,7 @@ def test_it_runs_under_vmap_and_is_refused_other_parameters():
     theta = bayes.prior({"w": torch.zeros(4, 2)}, 0.1)
     assert torch.func.vmap(bayes.gamma_hyperprior)(theta).shape == (4,)
     with pytest.raises(
-        ValueError, match=f"^{re.escape('rate: expected a number above 0, got 0. E.g. rate=1.0.')}$"
+        ValueError,
+        match=f"^{re.escape('rate: expected a positive number, got 0. Give rate such a value, e.g. rate=1.0.')}$",
     ):
         bayes.gamma_hyperprior(theta, rate=0)

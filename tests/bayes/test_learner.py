@@ -227,12 +227,12 @@ WRONG = {
     "clip": (
         lambda: build(clip=0.0),
         ValueError,
-        "clip: expected a positive number or None, got 0.0. Give clip such a value, e.g. clip=10.0.",
+        "clip: expected None or a positive number, got 0.0. Give clip such a value, e.g. clip=10.0, or leave it out.",
     ),
     "samples": (
         lambda: build(samples=0),
         ValueError,
-        "samples: expected a whole number of at least 1, got 0.",
+        "samples: expected an integer of at least 1, got 0.",
     ),
     "antithetic": (lambda: build(samples=3, antithetic=True), ValueError, "samples: expected an even number"),
     "tasks": (

@@ -52,19 +52,23 @@ def test_samples_are_means_plus_deviations_times_noise():
     assert torch.allclose(found, torch.tensor([[3.0, 5.0], [-1.0, 2.0]]))
 
 
-COUNT = "expected a whole number of at least 1, got"
+COUNT = "expected an integer of at least 1, got"
 DRAW = "Draw it with mf.bayes.noise(params, samples, generator), and pass it as the last data argument."
 WRONG = {
-    "samples": (lambda: bayes.noise(PARAMS, 0, seeded()), ValueError, f"samples: {COUNT} 0. E.g. samples=4."),
+    "samples": (
+        lambda: bayes.noise(PARAMS, 0, seeded()),
+        ValueError,
+        f"samples: {COUNT} 0. Give samples such a value, e.g. samples=4.",
+    ),
     "tasks": (
         lambda: bayes.noise(PARAMS, 1, seeded(), tasks=0),
         ValueError,
-        f"tasks: {COUNT} 0. E.g. tasks=4.",
+        "tasks: expected None or an integer of at least 1, got 0. Give tasks such a value, e.g. tasks=4, or leave it out.",
     ),
     "generator": (
         lambda: bayes.noise(PARAMS, 1, 0),
         TypeError,
-        "generator: expected a torch.Generator, such as torch.Generator().manual_seed(0), got int 0. Give generator such a value.",
+        "generator: expected a torch.Generator, such as torch.Generator().manual_seed(0), got int 0. Give generator one of these.",
     ),
     "odd": (
         lambda: bayes.noise(PARAMS, 3, seeded(), antithetic=True),

@@ -1,11 +1,8 @@
 """The code of the page on Bayesian meta-learning runs as it stands."""
 
-import pytest
 import torch
 
 from tests.test_docs import run
-
-pytest.importorskip("torchmetrics")
 
 
 def test_the_page_runs():

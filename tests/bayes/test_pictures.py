@@ -7,7 +7,6 @@ import torch
 from metafunc import bayes
 
 figures = pytest.importorskip("matplotlib.figure")
-pytest.importorskip("torchmetrics")
 
 
 def test_a_reliability_diagram_is_drawn(tmp_path):

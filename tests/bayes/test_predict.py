@@ -54,11 +54,11 @@ def test_the_predictive_likelihood_is_no_worse_than_the_mean_of_the_samples():
 WRONG = {
     "negative noise": (
         lambda: bayes.regression(torch.zeros(2, 3), -1.0),
-        "noise_std: expected a number of at least 0, got -1.0. Give a standard deviation.",
+        "noise_std: expected a number of at least 0, got -1.0. Give noise_std such a value, e.g. noise_std=0.1.",
     ),
     "no noise": (
         lambda: bayes.regression_nll(torch.zeros(2, 3), torch.zeros(3), 0.0),
-        "noise_std: expected a number above 0, got 0.0. Give a standard deviation.",
+        "noise_std: expected a positive number, got 0.0. Give noise_std such a value, e.g. noise_std=0.1.",
     ),
     "shapes": (
         lambda: bayes.regression_nll(torch.zeros(2, 3), torch.zeros(3, 1), 1.0),

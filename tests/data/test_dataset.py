@@ -216,7 +216,7 @@ WRONG = {
     ),
     "no count": (
         lambda: dataset().resplit(train=0),
-        "train: expected a whole number of at least 1, got 0. Give train such a number.",
+        "train: expected an integer of at least 1, got 0. Give train such a value, e.g. train=5.",
     ),
     "split of floats": (
         lambda: ImageDataset(images(), LABELS, NAMES, {"test": torch.tensor([1.0]).float()}),

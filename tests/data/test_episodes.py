@@ -329,11 +329,17 @@ def oblong() -> ImageDataset:
     )
 
 
-COUNT = "expected a whole number of at least 1, got"
+COUNT = "expected an integer of at least 1, got"
 WRONG = {
-    "ways": (lambda: Episodes(coded(), ways=0), f"ways: {COUNT} 0. Give ways such a number."),
-    "shots": (lambda: Episodes(coded(), shots=1.0), f"shots: {COUNT} 1.0. Give shots such a number."),  # type: ignore[arg-type]
-    "queries": (lambda: Episodes(coded(), queries=-1), f"queries: {COUNT} -1. Give queries such a number."),
+    "ways": (lambda: Episodes(coded(), ways=0), f"ways: {COUNT} 0. Give ways such a value, e.g. ways=5."),
+    "shots": (
+        lambda: Episodes(coded(), shots=1.0),
+        f"shots: {COUNT} float 1.0. Give shots such a value, e.g. shots=5.",
+    ),  # type: ignore[arg-type]
+    "queries": (
+        lambda: Episodes(coded(), queries=-1),
+        f"queries: {COUNT} -1. Give queries such a value, e.g. queries=5.",
+    ),
     "dtype": (
         lambda: Episodes(coded(), dtype=torch.int64),
         "dtype: expected a floating-point dtype, got torch.int64. Give torch.float32 or torch.float64, say.",
@@ -404,7 +410,7 @@ WRONG = {
     ),
     "tasks": (
         lambda: Episodes(coded(), queries=2).sample(0, seeded()),
-        f"tasks: {COUNT} 0. Give tasks such a number.",
+        f"tasks: {COUNT} 0. Give tasks such a value, e.g. tasks=5.",
     ),
     "generator": (
         lambda: Episodes(coded(), queries=2).sample(1, 0),  # type: ignore[arg-type]
@@ -415,7 +421,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("make", "text"), WRONG.values(), ids=WRONG)
 def test_errors_say_what_to_do(make, text):
-    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+    with pytest.raises((ValueError, TypeError), match=f"^{re.escape(text)}$"):
         make()
 
 

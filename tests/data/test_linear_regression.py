@@ -87,17 +87,23 @@ def test_it_is_a_sampler():
     assert list(family.sample(1, seeded())) == ["support", "query"]
 
 
-LEAST = "expected a finite number of at least"
+LEAST = "expected a number of at least"
 WRONG = {
     "condition": (
         lambda: LinearRegression(condition=0.5),
-        f"condition: {LEAST} 1, got 0.5. Give another condition.",
+        f"condition: {LEAST} 1, got 0.5. Give condition such a value, e.g. condition=50.0.",
     ),
-    "noise": (lambda: LinearRegression(noise=-0.1), f"noise: {LEAST} 0, got -0.1. Give another noise."),
-    "spread": (lambda: LinearRegression(spread=inf), f"spread: {LEAST} 0, got inf. Give another spread."),
+    "noise": (
+        lambda: LinearRegression(noise=-0.1),
+        f"noise: {LEAST} 0, got -0.1. Give noise such a value, e.g. noise=0.1.",
+    ),
+    "spread": (
+        lambda: LinearRegression(spread=inf),
+        f"spread: {LEAST} 0, got inf. Give spread such a value, e.g. spread=1.0.",
+    ),
     "largest": (
         lambda: LinearRegression(largest=0.0),
-        "largest: expected a number above 0, got 0.0. Give the largest eigenvalue.",
+        "largest: expected a positive number, got 0.0. Give largest such a value, e.g. largest=1.0.",
     ),
     "queries": (
         lambda: LinearRegression(queries=49),
@@ -112,7 +118,7 @@ WRONG = {
     ),
     "tasks": (
         lambda: LinearRegression().weights(0, seeded()),
-        "tasks: expected a whole number of at least 1, got 0. Give tasks such a number.",
+        "tasks: expected an integer of at least 1, got 0. Give tasks such a value, e.g. tasks=5.",
     ),
     "generator": (
         lambda: LinearRegression().sample(1, None),  # type: ignore[arg-type]

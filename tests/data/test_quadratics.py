@@ -94,15 +94,15 @@ WRONG = {
     ),
     "spread": (
         lambda: Quadratics(spread=1.5),
-        "spread: expected a number from 0 to 1, got 1.5. Give 1 for independent Hessians.",
+        "spread: expected a number in [0, 1], got 1.5. Give spread such a value, e.g. spread=1.0.",
     ),
     "noise": (
         lambda: Quadratics(noise=nan),
-        "noise: expected a finite number of at least 0, got nan. Give another noise.",
+        "noise: expected a number of at least 0, got nan. Give noise such a value, e.g. noise=0.1.",
     ),
     "scatter": (
         lambda: Quadratics(scatter=-1.0),
-        "scatter: expected a finite number of at least 0, got -1.0. Give another scatter.",
+        "scatter: expected a number of at least 0, got -1.0. Give scatter such a value, e.g. scatter=1.0.",
     ),
     "generator": (
         lambda: Quadratics().sample(1, None),  # type: ignore[arg-type]

@@ -324,10 +324,10 @@ def test_a_broken_image_is_named_and_leaves_no_cache(data: Path, cache: Path) ->
     assert list(cache.iterdir()) == []
 
 
-@pytest.mark.parametrize("size", [0, 84.0, True])
-def test_a_size_is_a_whole_number(size: Any, data: Path) -> None:
-    text = f"size: expected a whole number of at least 1, got {size}. Give size such a number."
-    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+@pytest.mark.parametrize(("size", "got"), [(0, "0"), (84.0, "float 84.0"), (True, "bool True")])
+def test_a_size_is_an_integer(size: Any, got: str, data: Path) -> None:
+    text = f"size: expected an integer of at least 1, got {got}. Give size such a value, e.g. size=5."
+    with pytest.raises((ValueError, TypeError), match=f"^{re.escape(text)}$"):
         read(data, size=size)
 
 

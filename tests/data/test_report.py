@@ -235,7 +235,7 @@ def test_what_is_not_recognised_is_no_report(tmp_path: Path) -> None:
 
 
 def test_a_size_is_a_whole_number(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^size: expected a whole number of at least 1, got 0\."):
+    with pytest.raises(ValueError, match=r"^size: expected an integer of at least 1, got 0\."):
         check(tmp_path, size=0)
 
 

@@ -120,11 +120,14 @@ def test_a_cpu_generator_gives_the_same_tasks_on_a_gpu():
     torch.testing.assert_close(here["query"][1], there["query"][1].cpu(), rtol=1e-5, atol=1e-5)
 
 
-COUNT = "expected a whole number of at least 1, got"
-RANGE = "expected a range (low, high) of finite numbers, low <= high, got"
+COUNT = "expected an integer of at least 1, got"
+RANGE = "expected a range (low, high) with low <= high, got"
 WRONG = {
-    "shots": (lambda: Sinusoids(shots=0), f"shots: {COUNT} 0. Give shots such a number."),
-    "queries": (lambda: Sinusoids(queries=-2), f"queries: {COUNT} -2. Give queries such a number."),
+    "shots": (lambda: Sinusoids(shots=0), f"shots: {COUNT} 0. Give shots such a value, e.g. shots=5."),
+    "queries": (
+        lambda: Sinusoids(queries=-2),
+        f"queries: {COUNT} -2. Give queries such a value, e.g. queries=5.",
+    ),
     "dtype": (
         lambda: Sinusoids(dtype=torch.int32),
         "dtype: expected a floating-point dtype, got torch.int32. Give torch.float32 or torch.float64, say.",
@@ -133,16 +136,25 @@ WRONG = {
         lambda: Sinusoids(amplitude=(5.0, 0.1)),
         f"amplitude: {RANGE} (5.0, 0.1). Give the ends in order.",
     ),
-    "phase": (lambda: Sinusoids(phase=(0.0, nan)), f"phase: {RANGE} (0.0, nan). Give the ends in order."),
-    "inputs": (lambda: Sinusoids(inputs=(0.0, inf)), f"inputs: {RANGE} (0.0, inf). Give the ends in order."),
+    "phase": (
+        lambda: Sinusoids(phase=(0.0, nan)),
+        "phase[1]: expected a finite number, got nan. Give phase[1] such a value, e.g. phase[1]=5.0.",
+    ),
+    "inputs": (
+        lambda: Sinusoids(inputs=(0.0, inf)),
+        "inputs[1]: expected a finite number, got inf. Give inputs[1] such a value, e.g. inputs[1]=5.0.",
+    ),
     "three ends": (
         lambda: Sinusoids(inputs=(0.0, 1.0, 2.0)),  # type: ignore[arg-type]
-        f"inputs: {RANGE} (0.0, 1.0, 2.0). Give the ends in order.",
+        "inputs: expected a pair of numbers, got tuple (0.0, 1.0, 2.0). Give inputs such a value, e.g. inputs=(0.1, 5.0).",
     ),
-    "tasks": (lambda: Sinusoids().sample(0, seeded()), f"tasks: {COUNT} 0. Give tasks such a number."),
+    "tasks": (
+        lambda: Sinusoids().sample(0, seeded()),
+        f"tasks: {COUNT} 0. Give tasks such a value, e.g. tasks=5.",
+    ),
     "tasks of curves": (
         lambda: Sinusoids().curves(1.5, seeded()),  # type: ignore[arg-type]
-        f"tasks: {COUNT} 1.5. Give tasks such a number.",
+        f"tasks: {COUNT} float 1.5. Give tasks such a value, e.g. tasks=5.",
     ),
     "generator": (
         lambda: Sinusoids().sample(1, None),  # type: ignore[arg-type]
@@ -153,5 +165,5 @@ WRONG = {
 
 @pytest.mark.parametrize(("make", "text"), WRONG.values(), ids=WRONG)
 def test_errors_say_what_to_do(make, text):
-    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+    with pytest.raises((ValueError, TypeError), match=f"^{re.escape(text)}$"):
         make()

@@ -14,8 +14,10 @@ def test_refusal_says_what_was_expected_what_was_there_and_what_to_do():
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "3", None])
 def test_counts_that_are_none(value):
-    text = f"n: expected a whole number of at least 1, got {value!r}. Give n such a number."
-    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    got = f"{value}" if whole else f"{type(value).__name__} {value!r}"
+    text = f"n: expected an integer of at least 1, got {got}. Give n such a value, e.g. n=5."
+    with pytest.raises(ValueError if whole else TypeError, match=f"^{re.escape(text)}$"):
         check_count("n", value)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.examples import program
 
-for package in ("tyro", "matplotlib", "torchmetrics", "rich"):
+for package in ("tyro", "matplotlib", "rich"):
     pytest.importorskip(package)
 
 

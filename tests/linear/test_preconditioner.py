@@ -134,7 +134,7 @@ def test_what_is_no_preconditioner(given: Any) -> None:
 
 
 def test_probes_out_of_range() -> None:
-    with pytest.raises(ValueError, match="probes: expected an integer of at least 1, got 0"):
+    with pytest.raises(ValueError, match="probes: expected None or an integer of at least 1, got 0"):
         Jacobi(probes=0)
 
 

@@ -167,12 +167,12 @@ def test_single_precision(solver: LinearSolver) -> None:
         (lambda: CG(max_steps=0), "max_steps: expected an integer of at least 1, got 0"),
         (lambda: CG(rtol=2), r"rtol: expected a number in \[0, 1\), got 2"),
         (lambda: CG(damping=-1), "damping: expected a number of at least 0, got -1"),
-        (lambda: MINRES(max_steps=True), "max_steps: expected an integer of at least 1, got True"),
+        (lambda: MINRES(max_steps=True), "max_steps: expected an integer of at least 1, got bool True"),
         (lambda: MINRES(rtol=-0.1), r"rtol: expected a number in \[0, 1\), got -0.1"),
         (lambda: MINRES(damping=float("nan")), "damping: expected a number of at least 0, got nan"),
         (lambda: GMRES(max_steps=0), "max_steps: expected an integer of at least 1, got 0"),
         (lambda: GMRES(damping=float("inf")), "damping: expected a number of at least 0, got inf"),
-        (lambda: GMRES(restart=0), "restart: expected an integer of at least 1, got 0"),
+        (lambda: GMRES(restart=0), "restart: expected None or an integer of at least 1, got 0"),
         (lambda: NormalCG(max_steps=0), "max_steps: expected an integer of at least 1, got 0"),
         (lambda: NormalCG(damping=-1), "damping: expected a number of at least 0, got -1"),
         (lambda: Neumann(max_steps=2.5), "max_steps: expected an integer"),  # type: ignore[arg-type]
@@ -182,7 +182,7 @@ def test_single_precision(solver: LinearSolver) -> None:
     ],
 )
 def test_options_out_of_range(make: Any, text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises((ValueError, TypeError), match=text):
         make()
 
 

@@ -151,7 +151,7 @@ def test_nesterov_is_its_two_sequences() -> None:
         ),
         (
             lambda: mf.gradient_descent(logistic_loss, lr=0.1, steps=3, weight_decay=-1),
-            r"weight_decay: expected a number in \[0, inf\), got -1",
+            r"weight_decay: expected a number of at least 0, got -1",
         ),
         (
             lambda: mf.nesterov(logistic_loss, smoothness=1.0, steps=3),

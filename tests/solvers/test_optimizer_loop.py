@@ -24,6 +24,10 @@ OPTIMIZERS = {
     "adamw": lambda: torchopt.adamw(0.05, weight_decay=0.1),
     "rmsprop": lambda: torchopt.rmsprop(0.05),
     "adagrad": lambda: torchopt.adagrad(0.05),
+    "adadelta": lambda: torchopt.adadelta(0.5),
+    "adamax": lambda: torchopt.adamax(0.05),
+    "radam": lambda: torchopt.radam(0.05),
+    "sgd with dampening": lambda: torchopt.sgd(0.1, momentum=0.9, dampening=0.5),
     "a schedule": lambda: torchopt.adam(torchopt.schedule.linear_schedule(0.1, 0.01, 4, 1)),
     "a chain": lambda: torchopt.chain(torchopt.transform.scale_by_adam(), torchopt.transform.scale(-0.1)),
 }
@@ -169,6 +173,160 @@ def test_implicit_needs_no_derivative_of_the_update() -> None:
     detached = custom(lambda g: tree.map(lambda x: -0.3 * x.detach(), g))
     adapt = mf.Implicit(mf.Direct())(mf.optimizer_loop(logistic_loss, detached, steps=150, prox=0.8))
     close(mf.meta_grad(logistic_loss, adapt)(theta, support, query).grad, task.implicit(), 1e-10)
+
+
+class Averaging(NamedTuple):
+    """Momentum by hand, in whatever state: ``begin()`` makes it, ``after(state, g)`` gives direction and next state."""
+
+    begin: Any
+    after: Any
+
+    def init(self, params: Any) -> Any:
+        return self.begin()
+
+    def update(self, grads: Any, state: Any, *, params: Any = None, inplace: bool = True) -> Any:
+        direction, state = self.after(state, grads)
+        return tree.map(lambda x: -0.1 * x, direction), state
+
+
+def _late(state: Any, g: Tensor) -> Any:
+    m = g if state is None else 0.5 * state + g
+    return m, m
+
+
+def _growing(state: Any, g: Tensor) -> Any:
+    past = [*state, g]
+    return sum(0.5 ** (len(past) - 1 - i) * x for i, x in enumerate(past)), past
+
+
+def _nested(state: Any, g: Tensor) -> Any:
+    m = g if state["m"] is None else 0.5 * state["m"] + g
+    return m, {
+        "m": m,
+        "more": ({"count": state["more"][0]["count"] + 1, "kind": "sum"}, 2.0 * state["more"][1]),
+    }
+
+
+class Remembering:
+    """Momentum that is not damped in the first step, which it knows from an attribute."""
+
+    def __init__(self) -> None:
+        self.calls = {"update": 0}
+
+    def init(self, params: Any) -> Any:
+        return torch.zeros_like(params)
+
+    def update(self, grads: Any, state: Any, *, params: Any = None, inplace: bool = True) -> Any:
+        self.calls["update"] += 1
+        m = grads if self.calls["update"] == 1 else 0.5 * state + grads
+        return -0.1 * m, m
+
+
+MOMENTA = {
+    "none at first": lambda: Averaging(lambda: None, _late),
+    "a list that grows": lambda: Averaging(list, _growing),
+    "counters, words and numbers in a nest": lambda: Averaging(
+        lambda: {"m": None, "more": ({"count": 0, "kind": "sum"}, 1.0)}, _nested
+    ),
+    "an attribute": Remembering,
+}
+
+
+@pytest.mark.parametrize("name", MOMENTA)
+@pytest.mark.parametrize(
+    "estimator", [mf.Explicit(), mf.Explicit(checkpoint=2), mf.Truncated(STEPS), mf.Binomial(STEPS)], ids=repr
+)
+def test_a_state_that_is_not_all_tensors(estimator: mf.Estimator, name: str) -> None:
+    """All of these are gradient descent with momentum."""
+    theta, support, _ = tensors(logistic())
+    reference = mf.Explicit()(mf.gradient_descent(logistic_loss, lr=0.1, momentum=0.5, steps=STEPS))
+    optimizer = MOMENTA[name]()
+    adapt = estimator(mf.optimizer_loop(logistic_loss, optimizer, steps=STEPS))
+    for _ in range(2):  # nothing is left over from the first time
+        close(adapt(theta, support), reference(theta, support), 1e-14)
+        close(jacrev(adapt)(theta, support), jacrev(reference)(theta, support), 1e-13)
+    batch = tuple(torch.stack((x, 2 * x)) for x in support)
+    mapped = vmap(jacrev(adapt), in_dims=(None, 0))(theta, batch)
+    close(mapped, vmap(jacrev(reference), in_dims=(None, 0))(theta, batch), 1e-13)
+    if isinstance(optimizer, Remembering):
+        assert optimizer.calls == {"update": 0}
+
+
+def test_the_optimizer_stays_as_it_was() -> None:
+    theta, support, _ = tensors(logistic())
+    used, fresh = (torchopt.sgd(0.1, momentum=0.9, dampening=0.5) for _ in range(2))
+    mf.Explicit()(mf.optimizer_loop(logistic_loss, used, steps=3))(theta, support)
+    leaf = theta.clone().requires_grad_()
+    close(imperative(used, leaf, support), imperative(fresh, leaf, support), 0.0)
+
+
+def test_a_perturbed_problem_with_more_steps_than_the_path() -> None:
+    task = logistic(prox=0.8, steps=300)
+    theta, support, query = tensors(task)
+    inner = mf.optimizer_loop(logistic_loss, MOMENTA["none at first"](), steps=300, prox=0.8)
+    adapt = mf.FiniteDifference(steps=700)(inner)
+    close(grad(lambda t: logistic_loss(adapt(t, support), query))(theta), task.implicit(), 1e-4)
+
+
+def test_counters_in_low_precision() -> None:
+    """TorchOpt's adam counts in int64; bfloat16 counts to 256."""
+
+    def after(count: Tensor, g: Tensor) -> Any:
+        return torch.where(count >= 299, 10.0, 0.0).to(g.dtype) * torch.ones_like(g), count + 1
+
+    optimizer = Averaging(lambda: torch.tensor(0), after)
+    theta = torch.ones(2, dtype=torch.bfloat16)
+    phi = mf.optimizer_loop(lambda p: (p**2).sum(), optimizer, steps=300)(theta)
+    assert torch.equal(phi, theta - 1)  # only the last step moved
+
+
+class Kept:
+    def __init__(self, m: Tensor) -> None:
+        self.m = m
+
+
+class Hoarding(Remembering):
+    def update(self, grads: Any, state: Any, *, params: Any = None, inplace: bool = True) -> Any:
+        self.m = grads
+        return -0.1 * grads, state
+
+
+UNFIT = {
+    "an object": (Averaging(lambda: Kept(torch.zeros(3)), lambda s, g: (g, s)), "one with Kept "),
+    "tensors elsewhere": (Hoarding(), "one that keeps tensors elsewhere"),
+    "another shape": (
+        Averaging(lambda: torch.zeros(1), lambda s, g: (g, torch.cat([s, s]))),
+        "one with a tensor that changes its shape, at ",
+    ),
+    "data beside the tensors": (
+        Averaging(lambda: 0, lambda s, g: (g, s if g.abs().amax().gt(0.99).all() else s + 1)),
+        "turns a tensor into a Python number",
+    ),
+}
+
+
+@pytest.mark.parametrize(("optimizer", "text"), UNFIT.values(), ids=UNFIT)
+def test_a_state_that_cannot_be_carried(optimizer: Any, text: str) -> None:
+    theta, support, _ = tensors(logistic())
+    with pytest.raises(TypeError, match=text):
+        mf.optimizer_loop(logistic_loss, optimizer, steps=3)(theta, support)
+
+
+def test_a_counter_in_a_binomial_expansion() -> None:
+    """Its rounds take steps with different counts, which cannot be mapped."""
+    theta, support, _ = tensors(logistic())
+    reference = mf.Binomial(2)(mf.gradient_descent(logistic_loss, lr=0.1, momentum=0.5, steps=4))
+    adapt = mf.Binomial(2)(mf.optimizer_loop(logistic_loss, MOMENTA["none at first"](), steps=4))
+    close(jacrev(adapt)(theta, support), jacrev(reference)(theta, support), 1e-13)
+
+
+def test_tasks_that_stopped_at_different_steps_cannot_count_in_python() -> None:
+    inner = mf.optimizer_loop(
+        lambda phi, x: ((phi - x) ** 2).sum(), torchopt.radam(0.1), steps=4, tolerance=1e-3
+    )
+    theta = torch.zeros(2)
+    with pytest.raises(TypeError, match=r"got one that counts its steps in Python\. Leave out the tolerance"):
+        vmap(mf.Explicit()(inner), in_dims=(None, 0))(theta, torch.stack([theta, theta + 1]))
 
 
 BLACK_BOXES = {

@@ -279,7 +279,7 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
         train(3, tasks(), steps=2, folder=tmp_path, **QUIET)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"tasks: expected an object with sample\(tasks, generator\)"):
         train(learner(), [1], steps=2, folder=tmp_path, **QUIET)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"steps: expected a whole number of at least 1, got 0\."):
+    with pytest.raises(ValueError, match=r"steps: expected an integer of at least 1, got 0\."):
         train(learner(), tasks(), steps=0, folder=tmp_path, **QUIET)
     with pytest.raises(ValueError, match=r"monitor: expected one of loss, absolute, got 'accuracy'"):
         train(
@@ -358,14 +358,14 @@ def test_evaluate_covers_the_number_of_tasks_and_changes_nothing() -> None:
     assert scores["loss"] == Score.of(losses) and scores["loss"].tasks == 7
     assert seen == [3, 6, 7]
     assert torch.equal(before, parameters(meta))
-    with pytest.raises(ValueError, match="count: expected a whole number of at least 1, got -1"):
+    with pytest.raises(ValueError, match="count: expected an integer of at least 1, got -1"):
         evaluate(meta, tasks(), -1)
 
 
 def test_validation_checks_its_fields() -> None:
-    with pytest.raises(ValueError, match="every: expected a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="every: expected an integer of at least 1, got 0"):
         validation(every=0)
-    with pytest.raises(ValueError, match="patience: expected a whole number of at least 1, got 0"):
+    with pytest.raises(ValueError, match="patience: expected an integer of at least 1, got 0"):
         validation(patience=0)
     with pytest.raises(TypeError, match="tasks: expected an object with sample"):
         Validation(None)  # type: ignore[arg-type]
