@@ -12,7 +12,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from itertools import count
+from itertools import count, repeat
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -243,12 +243,21 @@ class _Operands(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        args, named = self._operands(tuple(args)), self._operands(kwargs or {})
+        strangers: list[Tensor] = []
+        args, named = self._operands(tuple(args), strangers), self._operands(kwargs or {}, strangers)
         self._held.inside = False  # an operator may be a rule, within which torch has switched this mode off
         try:
             out = func(*args, **named)
+        except (
+            RuntimeError
+        ):  # of tensors that are wrapped for a transform further out, torch can make nothing
+            self._report(strangers)
+            raise
         finally:
             self._held.inside = True
+        # Its device, shape or number may be asked of a tensor without depending on it.
+        if strangers and (out is None or any(isinstance(x, Tensor) for x in tree.leaves(out))):
+            self._report(strangers)
         if self._known is not None:
             self._note(self._known, out)
         return out
@@ -263,33 +272,41 @@ class _Operands(TorchFunctionMode):
 
     def returned(self, out: Tree) -> Tree:
         """The outcome of a function: a captured tensor that it returns as it is counts as an operand."""
-        return tree.map(lambda x: self._operand(x) if isinstance(x, Tensor) else x, out)
+        strangers: list[Tensor] = []
+        out = tree.map(lambda x: self._operands(x, strangers), out)
+        self._report(strangers)
+        return out
 
-    def _operands(self, x: Any) -> Any:
+    def _operands(self, x: Any, strangers: list[Tensor]) -> Any:
         if isinstance(x, Tensor):
-            return self._operand(x)
+            return self._operand(x, strangers)
         if type(x) in (list, tuple):
-            return _like(x, map(self._operands, x))
+            return _like(x, (self._operands(y, strangers) for y in x))
         if type(x) is dict:
-            return _like_dict(x, map(self._operands, x.values()))
+            return _like_dict(x, map(self._operands, x.values(), repeat(strangers)))
         return x
 
-    def _operand(self, x: Tensor) -> Tensor:
+    def _operand(self, x: Tensor, strangers: list[Tensor]) -> Tensor:
         stand_in = self._swap.get(id(x))
         if stand_in is not None:
             return stand_in
-        if self._known is not None and id(x) not in self._known:
-            self._meet(self._known, x)
+        known = self._known
+        # What a transform inside the function has wrapped is no stranger if what it wraps is none.
+        if known is None or id(x) in known or any(id(y) in known for y in autodiff.unwrappings(x)):
+            return x
+        with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
+            followed = _is_followed(x, self._recording)
+        if followed:
+            strangers.append(x)
+        else:
+            known[id(x)] = x
         return x
 
-    def _meet(self, known: dict[int, Tensor], x: Tensor) -> None:
-        # What a transform inside the function has wrapped is no stranger if what it wraps is none.
-        if any(id(y) in known for y in autodiff.unwrappings(x)):
-            return
-        known[id(x)] = x
-        with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
-            if _is_followed(x, self._recording):
-                self._found(x)
+    def _report(self, strangers: list[Tensor]) -> None:
+        for x in strangers:
+            if self._known is not None:
+                self._known[id(x)] = x
+            self._found(x)
 
     def _note(self, known: dict[int, Tensor], out: Any) -> None:
         if isinstance(out, Tensor):

@@ -230,6 +230,18 @@ def captured_in_compiled(x: Tensor) -> ZeroGradientError:
     )
 
 
+def learned_beside_theta(x: Tensor) -> ZeroGradientError:
+    return ZeroGradientError(
+        say(
+            "loss_fn, inner",
+            "functions that reach what is learned through theta, the module's parameters by name",
+            f"a captured {describe(x)}, which requires a gradient and would get none",
+            "make it a parameter of the module, such as net.log_lr, and read it from theta, lr=lambda theta: "
+            "theta['log_lr'].exp(); put a learned loss into the module's forward; or detach it",
+        )
+    )
+
+
 def not_an_optimizer(value: Any) -> TypeError:
     return TypeError(
         say(

@@ -19,7 +19,7 @@ from metafunc.inner import Inner
 from metafunc.metagrad import MetaGrad, meta_grad
 from metafunc.norms import Buffers, by_policy
 from metafunc.outer import MetaStep, OuterLoop, sets
-from metafunc.outer_checks import inner_problem
+from metafunc.outer_checks import check_learned, inner_problem
 from metafunc.step_keys import with_step_keys
 from metafunc.tree import Tree
 
@@ -250,13 +250,14 @@ class MetaOptimizer(OuterLoop):
         return ((keys[:1].expand(tasks) if same else keys).to(device),)
 
     def _check(self, theta: Params, support: Tree) -> None:
-        """Once: whether the inner loss depends on what is adapted at all."""
+        """Once: whether the inner loss depends on what is adapted, and on nothing that would get no gradient."""
         if self._checked:
             return
         task, key = single((support, self._keys(support)), 0)
         reached = dependencies(lambda p: self.model({**theta, **p}, task, *key), self.model.init(theta))
         if not any(reached):
             raise errors.loss_without_parameters(list(self.model.init(theta)))
+        check_learned(self.inner, self.inner.args(theta, (task, *key)))
         self._checked = True
 
 

@@ -9,9 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from metafunc import errors
+from metafunc import errors, tree
+from metafunc.captured import look
 from metafunc.estimator import Adapt
-from metafunc.inner import Inner
+from metafunc.inner import Args, Inner, touch
 from metafunc.wrapped import refuse_wrapped
 
 FIGURES = ("loss", "step", "seconds", "grad_norm")
@@ -74,6 +75,15 @@ def inner_problem(inner: Any, problem: dict[str, Any], name: str) -> Inner:
     if not isinstance(made, Inner):
         raise errors.not_a_recipe(name, made, made=True)
     return made
+
+
+def check_learned(inner: Inner, args: Args) -> None:
+    """Raises if the inner problem reaches a tensor to be learned beside ``theta``, which alone gets a gradient."""
+    with torch.enable_grad():
+        learned = look(lambda at: touch(inner, at), args, inner.name)
+    learned += [x for x in tree.leaves(args.hyper) if isinstance(x, Tensor) and x.requires_grad]
+    if learned:
+        raise errors.learned_beside_theta(learned[0])
 
 
 def built(optimizer: torch.optim.Optimizer, scheduler: Any) -> dict[str, Any]:

@@ -334,7 +334,7 @@ def test_memory_is_flat(estimator: mf.Estimator) -> None:
             TypeError,
             "optimizer: expected a torch.optim",
         ),
-        (lambda: meta_for(net(), clip=0.0), ValueError, "clip: expected a positive number or None, got 0.0"),
+        (lambda: meta_for(net(), clip=0.0), ValueError, "clip: expected None or a positive number, got 0.0"),
         (lambda: meta_for(net(), tasks=3), TypeError, r"tasks: expected Vmap\(\)"),
         (lambda: meta_for(net().eval()).step(tasks()), ValueError, "a BatchNorm1d in eval mode"),
         (
@@ -431,3 +431,40 @@ def test_a_killed_process_goes_on_where_it_was(tmp_path: Path, monkeypatch: pyte
     assert states[0]["steps"] == states[1]["steps"] == 20
     for name, value in states[0]["module"].items():
         assert torch.equal(value, states[1]["module"][name])
+
+
+class Tempered(nn.Module):
+    """A loss with a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.scale.exp() * F.mse_loss(outputs, targets)
+
+
+@pytest.mark.parametrize("where", ["loss", "rate", "function of the module"])
+def test_what_is_learned_beside_theta_is_refused(where: str) -> None:
+    """It would get no gradient: MetaOptimizer gives one to the module's parameters as theta has them."""
+    net = nn.Linear(3, 1)
+    net.register_parameter("log_lr", nn.Parameter(torch.tensor(-2.0)))
+    rates = {
+        "loss": 0.1,
+        "rate": nn.Parameter(torch.tensor(0.1)),
+        "function of the module": lambda _: net.log_lr.exp(),
+    }
+    rate: Any = rates[where]
+    meta = mf.MetaOptimizer(
+        net,
+        Tempered() if where == "loss" else F.mse_loss,
+        torch.optim.SGD(net.parameters(), lr=0.1),
+        lambda p: mf.gradient_descent(**p, lr=rate, steps=2),
+        adapt=["weight", "bias"],
+    )
+    tasks = (torch.ones(2, 5, 3), torch.ones(2, 5, 1))
+    text = (
+        "loss_fn, inner: expected functions that reach what is learned through theta.* got a captured float64"
+    )
+    with pytest.raises(mf.ZeroGradientError, match=text):
+        meta.step((tasks, tasks))

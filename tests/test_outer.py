@@ -227,7 +227,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "nothing": (lambda: meta_for(inner=lambda p: None), TypeError, "inner: .* got one that returns None"),
     "of the test": (lambda: meta_for(test_inner=3), TypeError, "test_inner: expected a function from a problem"),
     "an estimator's class": (lambda: meta_for(estimator=mf.Explicit), TypeError, "estimator: expected an estimator such as .*, got the class Explicit"),
-    "clip": (lambda: meta_for(clip="1"), ValueError, "clip: expected a positive number or None, got '1'"),
+    "clip": (lambda: meta_for(clip="1"), TypeError, "clip: expected None or a positive number, got str '1'"),
     "seed": (lambda: meta_for(seed=0.5), ValueError, "seed: expected an integer, got 0.5"),
     "module": (lambda: mf.MetaOptimizer(3, F.mse_loss, None, inner), TypeError, "module: expected an nn.Module, got int 3"),
 }  # fmt: skip

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metafunc import options, tree
-from metafunc.batching import Batching, Vmap, count
+from metafunc.batching import Batching, Vmap, count, single
 from metafunc.bayes.elbo import Elbo
 from metafunc.bayes.gaussian import Gaussian
 from metafunc.bayes.module import Prior
@@ -21,7 +21,7 @@ from metafunc.functional import Functional, functional
 from metafunc.inner import Inner, scalar
 from metafunc.metagrad import meta_grad
 from metafunc.outer import MetaStep, OuterLoop, sets
-from metafunc.outer_checks import inner_problem
+from metafunc.outer_checks import check_learned, inner_problem
 from metafunc.tree import Tree
 
 
@@ -103,6 +103,7 @@ class BayesianLearner(OuterLoop):
             seed=seed,
             name="prior",
         )
+        self._checked = False
         self.prior = prior
         self.model: Functional = functional(prior.module, loss_fn)
         self.elbo = Elbo(self.model, kl_weight, variance, sampling)
@@ -133,6 +134,9 @@ class BayesianLearner(OuterLoop):
         tasks_here, theta = count((support, query)), self.prior.theta
         draws = torch.Generator(self._device).manual_seed((self._seed * 1_000_003 + self.steps) % 2**62)
         inside, outside = (self._noise("train", tasks_here, draws) for _ in range(2))
+        if not self._checked:
+            check_learned(self.inner, self.inner.args(theta, single((support, inside), 0)))
+            self._checked = True
         with torch.no_grad():
             result = self._meta_grad(theta, support, inside, (query, outside))
         for part, named in self.prior.parts.items():
