@@ -510,6 +510,23 @@ def test_later_calls_look_at_nothing_twice() -> None:
 
     def loss(phi: Tensor, batch: Any) -> Tensor:
         calls.append(1)
+        return squares(phi, batch)
+
+    adapt = mf.FirstOrder()(mf.gradient_descent(loss, lr=LR, steps=K))
+    counts = []
+    for _ in range(3):
+        calls.clear()
+        grad(lambda t: outer(adapt(t, (X[0], Y[0])), Q[0]))(THETA)
+        counts.append(len(calls))
+    assert counts == [K + 1, K, K]
+
+
+def test_what_is_asked_of_a_tensor_is_no_dependence() -> None:
+    """The device, the shape or the number of a parameter, which a loss may read without a derivative."""
+    parameter = nn.Parameter(torch.ones(3))
+
+    def loss(phi: Tensor, batch: Any) -> Tensor:
+        assert parameter.shape == (3,) and parameter.numel() == 3
         return squares(phi, batch) * torch.ones((), device=parameter.device) * parameter.dim()
 
     adapt = mf.FirstOrder()(mf.gradient_descent(loss, lr=LR, steps=K))
