@@ -142,9 +142,14 @@ def vmap(fn: Callable[..., Tree], in_dims: Any = 0, randomness: str = "same") ->
             return tensors
 
         tensors = _func.vmap(tensors_only, in_dims=in_dims, randomness=randomness)(*args)
-        return seen[0].fill(tensors)
+        return seen[0].fill(map(_own_memory, tensors))
 
     return mapped
+
+
+def _own_memory(x: Tensor) -> Tensor:
+    """What does not depend on the map comes out repeated without copies, about which dual numbers raise."""
+    return x.clone() if 0 in x.stride() and x.numel() > 1 else x
 
 
 def _split(out: Tree) -> tuple[list[Tensor], list[Any]]:

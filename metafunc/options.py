@@ -76,7 +76,7 @@ def choice(name: str, value: Any, *among: str) -> None:
     if not isinstance(value, str):
         raise errors.other_kind(name, expected, value, f"e.g. {name}={among[0]!r}")
     if value not in among:
-        raise errors.out_of_range(name, value, expected, "spelled so")
+        raise errors.out_of_range(name, value, expected, f"e.g. {name}={among[0]!r}")
 
 
 def function(name: str, value: Any, signature: str, *, optional: bool = False) -> None:

@@ -228,7 +228,7 @@ MUTATIONS = [
     Mutation("training/evaluate.py", "1.96 * spread / sqrt(len(values))", "1.96 * spread / len(values)", TRAIN),
     Mutation("training/evaluate.py", "min(len(found) * batch, count)", "len(found) * batch", TRAIN),
     Mutation("training/interrupt.py", "self.asked = True\n        self._restore()", "self.asked = True", TRAIN),
-    Mutation("training/checkpoint.py", "weights_only=True", "weights_only=False", TRAIN),
+    Mutation("training/checkpoint.py", "torch.load(held, map_location=\"cpu\", weights_only=True)", "torch.load(held, map_location=\"cpu\", weights_only=False)", TRAIN),
     Mutation("training/pictures.py", "_GOOD if good else _BAD for good", "_BAD if good else _GOOD for good", PICTURES),
     Mutation("training/pictures.py", "i + reach + 1", "i + reach", PICTURES),
     Mutation("nets.py", "(side // 2**blocks) ** 2", "(side // 2**blocks)", "tests/test_nets.py"),

@@ -262,5 +262,5 @@ def test_an_error_of_the_loss_is_left_as_it_is() -> None:
 
 @pytest.mark.parametrize("chunk", [0, -1, True, 1.5, "2"])
 def test_chunks_are_whole_numbers(chunk: Any) -> None:
-    with pytest.raises(ValueError, match="chunk: expected None or a positive integer"):
+    with pytest.raises((TypeError, ValueError), match="chunk: expected None or an integer of at least 1"):
         mf.Vmap(chunk=chunk)

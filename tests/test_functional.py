@@ -13,6 +13,7 @@ from torch.func import grad, vmap
 import metafunc as mf
 from metafunc import tree
 from metafunc.philox import uniform
+from metafunc.randomness import Keyed
 from tests.tasks import close
 
 
@@ -386,3 +387,122 @@ def test_what_has_no_steps_to_tell_apart() -> None:
         mf.with_step_keys(mf.gradient_descent(**model.problem, lr=0.1, steps=2, tolerance=0.1))
     with pytest.raises(TypeError, match="with_step_keys: expected an inner problem"):
         mf.with_step_keys(F.relu)  # type: ignore[arg-type]
+
+
+class Attention(nn.Module):
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.inner = nn.MultiheadAttention(4, 2, dropout=0.5, batch_first=True, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x, x, x, need_weights=False, is_causal=False)[0]
+
+
+class Drawing(nn.Module):
+    """A linear layer and something random after it."""
+
+    def __init__(self, draw: Any) -> None:
+        super().__init__()
+        self.inner, self.draw = nn.Linear(4, 4), draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.draw(self.inner(x))
+
+
+OWN = torch.Generator().manual_seed(0)
+DRAWING: dict[str, Any] = {
+    "attention": Attention,
+    "attention with weights": lambda: nn.TransformerEncoderLayer(4, 2, 8, dropout=0.5, batch_first=True),
+    "recurrent": lambda: Drawing(nn.LSTM(4, 4, 2, dropout=0.5)),
+    "randn": lambda: Drawing(lambda h: h + torch.randn(h.shape)),
+    "randint": lambda: Drawing(lambda h: h * torch.randint(0, 2, h.shape)),
+    "randperm": lambda: Drawing(lambda h: h[:, torch.randperm(4)]),
+    "multinomial": lambda: Drawing(lambda h: h * torch.multinomial(torch.ones(4), 4)),
+    "exponential": lambda: Drawing(lambda h: h * torch.empty(h.shape).exponential_()),
+    "normal": lambda: Drawing(lambda h: h + torch.normal(0.0, 1.0, h.shape)),
+    "gumbel": lambda: Drawing(F.gumbel_softmax),
+    "alpha dropout": lambda: Drawing(nn.AlphaDropout(0.5)),
+    "aten dropout": lambda: Drawing(lambda h: torch.ops.aten.native_dropout(h, 0.5, True)[0]),
+    "fractional pooling": lambda: Drawing(
+        lambda h: F.fractional_max_pool2d(h[None], 2, output_ratio=(0.6, 0.6)).mean() + h
+    ),
+    "its own generator": lambda: Drawing(lambda h: h + torch.randn(h.shape, generator=OWN)),
+    "distribution": lambda: Drawing(lambda h: h + torch.distributions.Normal(0.0, 1.0).sample(h.shape)),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWING)
+def test_what_draws_is_seen_by_the_generators(kind: str) -> None:
+    """Refused unless a key is to be drawn from; and then either drawn from the key or refused by name."""
+    module = DRAWING[kind]()
+    x = torch.randn(3, 5, 4)
+    before = torch.get_rng_state()
+    silent = mf.functional(module, F.mse_loss)
+    with pytest.raises(
+        ValueError, match=r"draws random numbers from a generator|dropout: expected randomness="
+    ):
+        silent.outputs(silent.theta, x)
+    assert torch.equal(before, torch.get_rng_state())
+    keyed = mf.functional(module, F.mse_loss, randomness="different")
+    if not kind.startswith("attention"):
+        with pytest.raises(ValueError, match=r"got \w+, which draws random numbers from a generator"):
+            keyed.outputs(keyed.theta, x, torch.tensor(7))
+        return
+    found = [keyed.outputs(keyed.theta, x, torch.tensor(k)).detach() for k in (7, 7, 8)]
+    assert torch.equal(found[0], found[1])
+    assert (found[0] - found[2]).norm() > 1e-2
+
+
+def test_attention_without_dropout_is_torchs() -> None:
+    """The form in which dropout is by key, with a dropout that drops next to nothing."""
+    torch.manual_seed(0)
+    q, k, v = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
+    mask = torch.rand(3, 5) > 0.2
+    mask[:, 0] = True
+    cases: list[dict[str, Any]] = [
+        {"enable_gqa": True},
+        {"enable_gqa": True, "scale": 0.3},
+        {"enable_gqa": True, "attn_mask": mask},
+        {"enable_gqa": True, "attn_mask": torch.randn(3, 5)},
+        {"enable_gqa": True, "is_causal": True},
+    ]
+    for options in cases:
+        with Keyed(torch.tensor(1)):
+            found = F.scaled_dot_product_attention(q, k, v, dropout_p=1e-300, **options)
+        close(found, F.scaled_dot_product_attention(q, k, v, **options), 1e-12)
+
+
+def test_attention_drops_weights_as_often_as_it_says() -> None:
+    q = torch.zeros(1, 1, 400, 4)
+    v = torch.eye(50)[None, None]
+    with Keyed(torch.tensor(1)):
+        weights = F.scaled_dot_product_attention(q, torch.zeros(1, 1, 50, 4), v, dropout_p=0.3)
+    assert abs(float((weights == 0).double().mean()) - 0.3) < 0.02
+    close(weights.max(), torch.tensor(1 / 50 / 0.7), 1e-12)
+
+
+SHAPES = [
+    (nn.Dropout1d, (8, 6), 1),
+    (nn.Dropout1d, (4, 8, 6), 2),
+    (nn.Dropout2d, (4, 8, 6), 2),
+    (nn.Dropout2d, (4, 8, 3, 3), 2),
+    (nn.Dropout3d, (8, 2, 3, 3), 1),
+    (nn.Dropout3d, (4, 8, 2, 3, 3), 2),
+]
+
+
+@pytest.mark.filterwarnings("ignore:dropout2d")
+@pytest.mark.parametrize(("kind", "shape", "kept"), SHAPES)
+def test_channels_are_dropped_as_torch_drops_them(kind: Any, shape: tuple[int, ...], kept: int) -> None:
+    """Whole maps, for every number of axes that torch takes."""
+    for by_key in (True, False):
+        torch.manual_seed(0)
+        if by_key:
+            with Keyed(torch.tensor(3)):
+                found = kind(0.5)(torch.ones(shape))
+        else:
+            found = kind(0.5)(torch.ones(shape))
+        maps = (found > 0).flatten(kept)
+        assert torch.equal(maps.all(-1), maps.any(-1))
+        assert 0.2 < float(maps.all(-1).double().mean()) < 0.8
+        assert found.shape == shape

@@ -114,3 +114,53 @@ def test_integers_in_theta_get_no_gradient() -> None:
     result = mf.meta_grad(logistic_loss, adapt)({"w": theta, "n": torch.tensor(3)}, support, query)
     close(result.grad["w"], task.explicit()[0], 1e-10)
     assert result.grad["n"] is None
+
+
+def shared_head(theta: Any, head: Any, batch: Any) -> Tensor:
+    return (torch.tanh(batch[0] @ theta["body"]) @ head - batch[1]).square().mean()
+
+
+@pytest.mark.parametrize("tasks", [None, mf.Vmap(), mf.Loop()], ids=repr)
+def test_a_leaf_with_a_direct_gradient_needs_none_through_the_solve(tasks: Any) -> None:
+    """First-order ANIL: the moves of the head are constants, and the body's gradient is the direct one."""
+    theta = {"body": torch.randn(3, 4), "head": torch.randn(4)}
+    support, query = ((torch.randn(2, 5, 3), torch.randn(2, 5)) for _ in range(2))
+    total = {name: torch.zeros_like(x) for name, x in theta.items()}
+    count = 1 if tasks is None else 2
+    for i in range(count):
+        body, head = (x.clone().requires_grad_() for x in theta.values())
+        phi = head
+        for _ in range(3):
+            at = phi.detach().requires_grad_()
+            inner = shared_head({"body": body.detach()}, at, (support[0][i], support[1][i]))
+            phi = phi - 0.1 * torch.autograd.grad(inner, at)[0]
+        outer = shared_head({"body": body}, phi, (query[0][i], query[1][i]))
+        for name, slope in zip(total, torch.autograd.grad(outer, (body, head)), strict=True):
+            total[name] += slope / count
+    adapt = mf.FirstOrder()(
+        mf.gradient_descent(
+            objective=lambda head, t, b: shared_head(t, head, b), init=lambda t: t["head"], lr=0.1, steps=3
+        )
+    )
+    f = mf.meta_grad(lambda head, t, b: shared_head(t, head, b), adapt, with_theta=True, tasks=tasks)
+    data = [tuple(x[0] if tasks is None else x for x in part) for part in (support, query)]
+    for _ in range(2):
+        found = f(theta, *data).grad
+        for name, slope in total.items():
+            close(found[name], slope, 1e-12)
+    alone = mf.meta_grad(lambda head, b: head.sum(), adapt, tasks=tasks)
+    with pytest.raises(
+        mf.ZeroGradientError, match=r"at \.theta\['body'\], which feeds the inner solve"
+    ) as caught:
+        alone(theta, *data)
+    assert caught.value.leaves == (0,)
+
+
+@pytest.mark.parametrize("estimator", [mf.Explicit(), mf.Truncated(2), mf.Reptile(), mf.Implicit()], ids=repr)
+def test_an_outer_loss_without_phi_is_refused(estimator: mf.Estimator) -> None:
+    theta, support, query = tensors(logistic(prox=0.8))
+    adapt = estimator(mf.gradient_descent(logistic_loss, lr=0.3, prox=0.8, steps=3))
+    text = "outer: expected a loss that depends on phi, the adapted parameters, got one that does not"
+    for outer in (lambda phi, q: q[0].sum(), lambda phi, q: phi.detach().sum() + q[0].sum()):
+        with pytest.raises(mf.ZeroGradientError, match=text):
+            mf.meta_grad(outer, adapt)(theta, support, query)

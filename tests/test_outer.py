@@ -228,7 +228,7 @@ WRONG: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "of the test": (lambda: meta_for(test_inner=3), TypeError, "test_inner: expected a function from a problem"),
     "an estimator's class": (lambda: meta_for(estimator=mf.Explicit), TypeError, "estimator: expected an estimator such as .*, got the class Explicit"),
     "clip": (lambda: meta_for(clip="1"), TypeError, "clip: expected None or a positive number, got str '1'"),
-    "seed": (lambda: meta_for(seed=0.5), ValueError, "seed: expected an integer, got 0.5"),
+    "seed": (lambda: meta_for(seed=0.5), TypeError, "seed: expected an integer of at least 0, got float 0.5"),
     "module": (lambda: mf.MetaOptimizer(3, F.mse_loss, None, inner), TypeError, "module: expected an nn.Module, got int 3"),
 }  # fmt: skip
 

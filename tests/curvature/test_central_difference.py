@@ -63,10 +63,10 @@ def test_a_zero_direction_gives_zero() -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: mf.CentralDifference(delta=0), "delta: expected a positive number or None, got 0"),
+        (lambda: mf.CentralDifference(delta=0), "delta: expected None or a positive number, got 0"),
         (
             lambda: mf.CentralDifference(displacement=-1),
-            "displacement: expected a positive number or None, got -1",
+            "displacement: expected None or a positive number, got -1",
         ),
         (
             lambda: mf.CentralDifference(1e-3, 1e-3),

@@ -233,5 +233,5 @@ def test_the_trial_is_made_once_and_leaves_random_numbers_alone() -> None:
 
 
 def test_an_unknown_mode() -> None:
-    with pytest.raises(ValueError, match='mode: expected "auto", "reverse" or "forward", got \'backward\''):
+    with pytest.raises(ValueError, match="mode: expected 'auto', 'reverse' or 'forward', got 'backward'"):
         mf.Exact("backward")  # type: ignore[arg-type]

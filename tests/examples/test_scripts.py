@@ -59,6 +59,7 @@ def test_omniglot_stopped_and_gone_on_with_is_the_run_in_one_go(tmp_path: Path) 
     assert {"curves.png", "episode.png", "best.pt"} <= {path.name for path in whole.iterdir()}
 
 
+@pytest.mark.filterwarnings("ignore:the meta-gradients up to")  # of a single inner step
 @pytest.mark.parametrize(
     "options",
     [
