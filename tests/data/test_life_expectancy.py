@@ -67,7 +67,7 @@ def test_shapes_dtype_and_chance():
 WRONG = {
     "split": (
         lambda: LifeExpectancy("valid"),  # type: ignore[arg-type]
-        "split: expected 'train', 'val' or 'test', got 'valid'. Give split such a value, spelled so.",
+        "split: expected 'train', 'val' or 'test', got 'valid'. Give split such a value, e.g. split='train'.",
     ),
     "years": (
         lambda: LifeExpectancy(shots=6),
