@@ -247,7 +247,7 @@ class MetaOptimizer(OuterLoop):
         draw = torch.Generator().manual_seed((self._seed * 1_000_003 + self.steps) % 2**63)
         keys = torch.randint(2**63 - 1, (tasks,), generator=draw)
         same = self.model.randomness == "same"
-        return ((keys[:1].expand(tasks) if same else keys).to(device),)
+        return ((keys[:1].expand(tasks) if same else keys).to(device, non_blocking=True),)
 
     def _check(self, theta: Params, support: Tree) -> None:
         """Once: whether the inner loss depends on what is adapted, and on nothing that would get no gradient."""
