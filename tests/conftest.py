@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# On a GPU single precision is to be that, and not the ten bits of TF32 that its libraries would take.
+os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")
 
 # The problems are tiny, and the tests run in parallel: waiting threads would cost more than they bring.
 torch.set_num_threads(1)
@@ -18,3 +22,13 @@ def double_precision() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(before)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is exhaustive unless `-m` speaks of it."""
+    if "exhaustive" in str(config.getoption("markexpr", "")):
+        return
+    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]

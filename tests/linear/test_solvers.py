@@ -100,9 +100,7 @@ LOOKING = [*SOLVERS[:5], CG(**FULL, fallback=MINRES(**FULL)), NormalCG(**FULL, d
 @pytest.mark.parametrize("solver", LOOKING, ids=repr)
 def test_what_goes_on_after_all_is_done_changes_nothing(solver: Any, name: str) -> None:
     """Some of the systems are done long before the last step. A Krylov space in zero columns rounds otherwise."""
-    rounding = (
-        1e-9 if isinstance(solver, GMRES | MINRES) or solver.__class__ is CG and solver.fallback else 0.0
-    )
+    rounding = 0.0 if isinstance(solver, NormalCG) or solver == CG(**FULL) else 1e-9
     matrix, going_on = SYSTEMS[name], replace(solver, early_exit=False)
     b = right_hand_side(name, matrix)
     for x0 in (
@@ -115,7 +113,7 @@ def test_what_goes_on_after_all_is_done_changes_nothing(solver: Any, name: str) 
         assert (y - x).norm() <= rounding * x.norm()
         assert stats.keys() == others.keys()
         for figure, value in stats.items():
-            close_by = {"rtol": rounding, "atol": 1e-6 * rounding}
+            close_by = {"rtol": rounding, "atol": 1e-3 * rounding}
             torch.testing.assert_close(others[figure], value, **close_by, equal_nan=True)
 
 
