@@ -254,7 +254,15 @@ class MetaOptimizer(OuterLoop):
         if self._checked:
             return
         task, key = single((support, self._keys(support)), 0)
-        reached = dependencies(lambda p: self.model({**theta, **p}, task, *key), self.model.init(theta))
+        try:
+            reached = dependencies(lambda p: self.model({**theta, **p}, task, *key), self.model.init(theta))
+        except RuntimeError as error:
+            # Not before: a module may move its inputs itself.
+            homes = {p.device for p in theta.values()}
+            strangers = [x for x in tree.leaves(task) if isinstance(x, Tensor) and x.device not in homes]
+            if not strangers:
+                raise
+            raise errors.tasks_elsewhere(homes.pop(), strangers[0]) from error
         if not any(reached):
             raise errors.loss_without_parameters(list(self.model.init(theta)))
         check_learned(self.inner, self.inner.args(theta, (task, *key)))
