@@ -130,8 +130,10 @@ class Cell:
         assert error <= within, f"error {error:.2e} where {within:.2e} is allowed"
 
 
-def over_cells(mlp: Iterable[str] = CASES, conv: Iterable[str] = ()) -> pytest.MarkDecorator:
-    """The matrix, of which these run every day."""
+def over_cells(
+    mlp: Iterable[str] = CASES, conv: Iterable[str] = (), gpu: Iterable[str] = CASES
+) -> pytest.MarkDecorator:
+    """The matrix, of which these estimators run every day, and these on a GPU."""
     everyday = {("mlp", case) for case in mlp} | {("conv", case) for case in conv}
     params = [
         pytest.param(cell, id="-".join(cell), marks=() if cell in everyday else pytest.mark.exhaustive)
@@ -141,7 +143,8 @@ def over_cells(mlp: Iterable[str] = CASES, conv: Iterable[str] = ()) -> pytest.M
         name = f"{model}-{case}-{str(dtype).removeprefix('torch.')}"
         if dtype == torch.float32:
             params.append(pytest.param((model, case, "cpu", dtype), id=name, marks=pytest.mark.exhaustive))
-        params.append(pytest.param((model, case, "cuda", dtype), id=f"{name}-cuda", marks=CUDA.marks))
+        if case in gpu:
+            params.append(pytest.param((model, case, "cuda", dtype), id=f"{name}-cuda", marks=CUDA.marks))
     return pytest.mark.parametrize("cell", params, indirect=True)
 
 
@@ -187,7 +190,7 @@ def test_vmap_of_grad(cell: Cell) -> None:
     cell.check(torch.cat([x.reshape(TASKS, -1) for x in tree.leaves(found)], 1), cell.expected)
 
 
-@over_cells(mlp=QUICK)
+@over_cells(mlp=QUICK, gpu=())
 def test_vmap_is_the_loop(cell: Cell) -> None:
     batched = vmap(grad(cell.meta_loss), in_dims=(None, 0, 0))(cell.model.theta, *cell.tasks)
     looped = tree.stack([grad(cell.meta_loss)(cell.model.theta, *cell.model.task(i)) for i in range(TASKS)])
@@ -226,7 +229,7 @@ def test_vmap_of_grad_of_vmap(cell: Cell) -> None:
 
 
 @pytest.mark.parametrize("tasks", [mf.Vmap(), mf.Vmap(chunk=1), mf.Loop()], ids=repr)
-@over_cells(mlp=QUICK)
+@over_cells(mlp=QUICK, gpu=QUICK)
 def test_meta_grad_in_chunks_and_loops(cell: Cell, tasks: Any) -> None:
     result = mf.meta_grad(cell.model.loss, cell.adapt, tasks=tasks)(cell.model.theta, *cell.tasks)
     cell.check(cell.model.flat(result.grad), cell.expected.mean(0))

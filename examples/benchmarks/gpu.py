@@ -45,7 +45,7 @@ class Planned:
 
 METHODS = {"maml": "MAML", "fomaml": "FOMAML", "binommaml": "BinomMAML, L = 2", "imaml": "iMAML"}
 PARTS = {
-    "checks": Planned("checks", "checks", 85),
+    "checks": Planned("checks", "checks", 110),
     "costs": Planned("costs", "costs", 75),
     "figure4": Planned("costs", "figure4", 20),
     **{f"train-{name}": Planned("training", "train", 0, method) for name, method in METHODS.items()},
@@ -134,9 +134,9 @@ class Whole:
             if self.left < 5:
                 self.page.ended(name, "left out: no time was left", 0.0)
                 continue
-            self.page.begun(name)
             begun = time.monotonic()
             try:
+                self.page.begun(name)
                 state = self.child(name, seconds)
             except KeyboardInterrupt:
                 self.page.ended(name, "interrupted", time.monotonic() - begun)
@@ -193,6 +193,10 @@ class Whole:
         return "done" if process.returncode == 0 else f"failed ({last_line(log)})"
 
 
+PATIENCE = 3.0
+"""Seconds that a part has to end in once it is asked to."""
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a part and what it has started."""
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
@@ -201,7 +205,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
         except ProcessLookupError:
             break
         try:
-            process.wait(3)
+            process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             continue
     process.wait()

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from report import Row
 from torch.autograd import DeviceType
 
 import metafunc as mf
 
 Call = Callable[[], object]
-Row = dict[str, Any]
 
 
 class Part:
@@ -58,24 +58,34 @@ def milliseconds(fn: Call, device: str) -> float:
 
 
 def in_turns(
-    runs: dict[str, Call], device: str, seconds: float, most: int = 50, clock: Any = milliseconds
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Milliseconds of every call, and the peak of the allocator above what it held before, in megabytes.
+    runs: dict[str, Call], device: str, seconds: float, most: int = 50
+) -> tuple[dict[str, list[float]], dict[str, float], dict[str, str]]:
+    """Milliseconds of every call, the peak of the allocator above what it held before in megabytes, and what failed.
 
-    The calls take turns, in a new order each round. One that takes more than its share of the time gets fewer rounds;
-    those for which no time is left at all are not among the results.
+    The calls take turns, in a new order each round. One that takes more than its share of the time gets fewer rounds,
+    and one for which no time is left at all gets none.
     """
     end, share = time.monotonic() + seconds, 1e3 * seconds / len(runs)
     times: dict[str, list[float]] = {}
     peaks: dict[str, float] = {}
+    failed: dict[str, str] = {}
     for name, run in runs.items():
         if times and time.monotonic() > end:
-            break
-        run()  # what only a first call does is not counted
+            failed[name] = "no time was left"
+            continue
         found: list[float] = []
-        peaks[name] = (
-            mf.peak_memory(lambda run=run, found=found: found.append(clock(run, device)), device) / 1e6
-        )
+
+        def timed(run: Call = run, found: list[float] = found) -> None:
+            found.append(milliseconds(run, device))
+
+        try:
+            run()  # what only a first call does is not counted
+            peaks[name] = mf.peak_memory(timed, device) / 1e6
+        except Exception as error:  # out of memory, most of all: that is then the result for this row
+            failed[name] = f"{type(error).__name__}: {str(error)[:80]}"
+            if device != "cpu":
+                torch.cuda.empty_cache()
+            continue
         times[name] = found if found[0] > share else []
     gc.collect()
     order, chance = [name for name in times if not times[name]], random.Random(0)
@@ -83,14 +93,12 @@ def in_turns(
         chance.shuffle(order)
         for name in order:
             if k == 0 or time.monotonic() < end:
-                times[name].append(clock(runs[name], device))
-    return times, peaks
+                times[name].append(milliseconds(runs[name], device))
+    return times, peaks, failed
 
 
-def activity(fn: Call, device: str) -> tuple[int, float] | None:
-    """How many kernels a call launches, and how many milliseconds at least one of them runs; ``None`` on a CPU."""
-    if device == "cpu":
-        return None
+def activity(fn: Call) -> tuple[int, float]:
+    """How many kernels a call launches on a GPU, and how many milliseconds at least one of them runs."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorder:
@@ -98,11 +106,16 @@ def activity(fn: Call, device: str) -> tuple[int, float] | None:
         torch.cuda.synchronize()
     events = [e for e in recorder.events() if e.device_type == DeviceType.CUDA]
     kernels = [e for e in events if not e.name.startswith(("Memcpy", "Memset"))]
-    busy = until = 0.0
-    for start, end in sorted((e.time_range.start, e.time_range.end) for e in events):
-        busy += max(0.0, end - max(start, until))
+    return len(kernels), covered([(e.time_range.start, e.time_range.end) for e in events]) / 1e3
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """The length of what some of the spans cover."""
+    length, until = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        length += max(0.0, end - max(start, until))
         until = max(until, end)
-    return len(kernels), busy / 1e3
+    return length
 
 
 def rows_of(
@@ -115,16 +128,19 @@ def rows_of(
 ) -> list[Row]:
     """A row for each call: its median time, that over the baseline's, its memory, its kernels, and how busy they keep
     the device. ``factors`` are for calls that do a part of the work only."""
-    times, peaks = in_turns(runs, part.device, 0.8 * seconds, 3 if part.quick else 50)
+    times, peaks, failed = in_turns(runs, part.device, 0.8 * seconds, 3 if part.quick else 50)
     factors = factors or {}
     median = {name: factors.get(name, 1.0) * statistics.median(ms) for name, ms in times.items()}
     rows: list[Row] = []
     for name in times:
-        row: Row = {"contestant": name, "ms": median[name], "ratio": median[name] / median[baseline]}
+        row: Row = {"contestant": name, "ms": median[name]}
+        row["ratio"] = median[name] / median[baseline] if baseline in median else None
         row |= {"rounds": len(times[name]), "MB": peaks[name]}
-        used = None if name in factors or part.left < 1 else activity(runs[name], part.device)
-        if used is not None:
-            row |= {"kernels": used[0], "busy": used[1] / median[name]}
+        if part.device != "cpu" and name not in factors and part.left > 1:
+            try:
+                kernels, busy = activity(runs[name])
+                row |= {"kernels": kernels, "busy": busy / median[name]}
+            except RuntimeError as error:  # not every machine lets one look
+                row["kernels"] = type(error).__name__
         rows.append(row)
-    rows += [{"contestant": f"{name} (no time was left)"} for name in runs if name not in times]
-    return rows
+    return rows + [{"contestant": f"{name} ({why})"} for name, why in failed.items()]

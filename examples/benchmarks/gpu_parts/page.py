@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from gpu_parts.measure import Row
+from report import Row
 
 Record = dict[str, Any]
 TITLES = {
@@ -165,18 +165,15 @@ def trained(records: list[Record]) -> list[str]:
                 "test accuracy, %": f"{r['accuracy']:.2f} ± {r['interval']:.2f}",
                 "test tasks": r["tasks"],
             }
-            row |= {"imaml's Table 2": r["paper"]} if r["data"].endswith(".npz") else {}
+            row |= {"imaml's Table 2": r["paper"]} if r["omniglot"] else {}
         else:
             row["test accuracy, %"] = f"stopped at {100 * r['accuracy']:.0f} in training"
         rows.append(row)
-    data = next(
-        (
-            f"\nData: {r['data']}. The paper's figures are after some 60,000 meta-steps."
-            for r in done.values()
-        ),
-        "",
-    )
-    return ["", *markdown(rows), *([data] if data else [])] if rows else []
+    if not done:
+        return ["", *markdown(rows)] if rows else []
+    paper = "The paper's figures are after some 60,000 meta-steps."
+    letters = "On the letters that ship with metafunc; `--data` takes Omniglot."
+    return ["", *markdown(rows), "", paper if next(iter(done.values()))["omniglot"] else letters]
 
 
 def markdown(rows: list[Row]) -> list[str]:

@@ -73,5 +73,5 @@ def train(part: Part) -> None:
         interval=100 * score.interval,
         tasks=score.tasks,
         paper=paper,
-        data="letters that ship with metafunc" if path is None else path,
+        omniglot=path is not None,
     )
