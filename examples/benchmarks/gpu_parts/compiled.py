@@ -52,7 +52,7 @@ def compiled(part: Part) -> None:
                 continue
             extra[label] = {"compile s": time.perf_counter() - start, "from the loop": apart}
             runs[label] = call
-        rows: list[Row] = rows_of(part, runs, max(min(part.left / 2, 6.0), 1.0), baseline=BASELINE)
+        rows: list[Row] = rows_of(part, runs, part.at_most(6), baseline=BASELINE)
         part.table(
             f"Compiled: {problem.name}",
             [row | extra.get(row["contestant"], {}) for row in rows],

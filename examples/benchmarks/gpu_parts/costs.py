@@ -100,7 +100,7 @@ def implicit(part: Part, make: Callable[..., Problem]) -> None:
             "mf Implicit, 5 CG": of(problem, mf.Implicit(five), PROX),
             "the same, early_exit=False": of(problem, mf.Implicit(replace(five, early_exit=False)), PROX),
         }
-        part.table(f"Long: {problem.name}", rows_of(part, runs, min(part.left, 8.0), baseline=BASELINE))
+        part.table(f"Long: {problem.name}", rows_of(part, runs, part.at_most(8), baseline=BASELINE))
 
 
 def figure4(part: Part) -> None:

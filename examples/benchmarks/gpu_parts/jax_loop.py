@@ -112,6 +112,6 @@ def jax_too(part: Part) -> None:
             "mf Vmap() Explicit()": of(problem, mf.Explicit()),
             "jax, jit": run,
         }
-        rows = rows_of(part, runs, min(part.left / 2, 5.0), baseline=BASELINE)
+        rows = rows_of(part, runs, part.at_most(5), baseline=BASELINE)
         rows[-1] |= {"MB": None, "kernels": None, "busy": None, "compile s": seconds, "from the loop": apart}
         part.table(f"JAX: {problem.name}", rows)

@@ -32,6 +32,10 @@ class Part:
         """Seconds."""
         return self._end - time.monotonic()
 
+    def at_most(self, seconds: float) -> float:
+        """So many of the seconds that are left; of a quick run, whose rounds are few, as many as it takes."""
+        return self.left if self.quick else max(min(self.left, seconds), 1.0)
+
     def write(self, **record: Any) -> None:
         """Nothing that comes later can take this line away."""
         with self.out.open("a") as file:
