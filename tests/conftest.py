@@ -24,13 +24,3 @@ def double_precision() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_default_dtype(before)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is exhaustive unless `-m` speaks of it."""
-    if "exhaustive" in str(config.getoption("markexpr", "")):
-        return
-    left_out = [item for item in items if item.get_closest_marker("exhaustive")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("exhaustive")]
