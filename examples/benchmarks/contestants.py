@@ -187,10 +187,8 @@ def contestants(problem: Problem, loops: bool = False) -> tuple[list[Contestant]
         (mf.Implicit(mf.CG(max_steps=5, rtol=0.0)), Need(k + 3, 5), PROX),
         (mf.FiniteDifference(), Need(3 * k + 5, 0), PROX),
     ]
-    for estimator, need, prox in table if loops else table[:1]:
-        rows.append(_metafunc(problem, estimator, inner(prox), need, prox, mf.Loop()))
-    for estimator, need, prox in table:
-        rows.append(_metafunc(problem, estimator, inner(prox), need, prox, mf.Vmap()))
+    for batching, chosen in (mf.Vmap(), table), (mf.Loop(), table if loops else table[:1]):
+        rows += [_metafunc(problem, e, inner(prox), need, prox, batching) for e, need, prox in chosen]
     return rows, missing
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "benchmarks" / "gpu.py"
@@ -155,3 +156,49 @@ def test_every_test_for_a_gpu_is_among_the_checks(monkeypatch: pytest.MonkeyPatc
         if "tests.devices import" in path.read_text(encoding="utf-8") and path != Path(__file__)
     }
     assert set(FILES) == marked
+
+
+def test_a_call_that_fails_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from gpu_parts.measure import Part, rows_of
+
+    def fail() -> None:
+        raise MemoryError("all of it")
+
+    part = Part("cpu", 1000.0, True, tmp_path / "part.jsonl")
+    rows = rows_of(part, {"base": lambda: torch.ones(9), "failing": fail}, 1000.0, baseline="base")
+    assert [row["contestant"] for row in rows] == ["base", "failing (MemoryError: all of it)"]
+    assert rows[0]["ratio"] == 1
+    assert rows[0]["rounds"] == 3
+    assert set(rows[1]) == {"contestant"}
+    rows = rows_of(part, {"base": fail, "other": lambda: torch.ones(9)}, 1000.0, baseline="base")
+    assert rows[0]["ratio"] is None
+
+
+def test_the_time_that_a_gpu_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from gpu_parts.measure import covered
+
+    assert covered([]) == 0
+    assert covered([(1, 3), (5, 6), (0, 2), (5.2, 5.4)]) == 4  # overlaps count once
+
+
+def test_a_report_of_what_is_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    from gpu_parts.page import Page
+
+    page = Page(tmp_path, {"device": "some"}, ["costs", "train-maml", "checks"])
+    (tmp_path / "costs.jsonl").write_text(
+        '{"table": "T", "rows": [{"contestant": "a|b", "ms": 2.5, "busy": 0.5}]}\n{"ta'
+    )
+    (tmp_path / "train-maml.jsonl").write_text(
+        '{"progress": "MAML", "seconds": 3, "steps": 7, "accuracy": 0.5, "loss": 1}\n'
+    )
+    failure = '{"test": "t.py::test_x", "outcome": "failed", "message": "wrong"}\n'
+    (tmp_path / "checks.jsonl").write_text(failure)
+    page.look()
+    text = (tmp_path / "report.md").read_text()
+    assert "| contestant | median ms | busy share |\n|---|---:|---:|\n| a/b | 2.5 | 50 % |\n" in text
+    assert "| MAML | 3 | 7 | stopped at 50 in training |" in text
+    assert "0 passed, 1 failed, 0 skipped; the time was over before the last." in text
+    assert "- FAILED `t.py::test_x`: wrong" in text

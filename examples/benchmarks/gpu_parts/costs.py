@@ -45,13 +45,17 @@ def costs(part: Part) -> None:
     cells = [(name, k) for k in (5, 1, 16) for name in makers]
     if part.quick:
         cells = [("sinusoid", 2), ("many sinusoids", 1)]
+    # The first tables have every estimator twice, with the tasks at once and in turn.
+    both = {cell for cell in cells if cell[1] == cells[0][1] and "many" not in cell[0]}
     for done, (name, k) in enumerate(cells):
         if part.left < 2:
-            part.write(note=f"no time was left for {len(cells) - done} tables: {cells[done:]}")
+            part.write(note=f"No time was left for {len(cells) - done} tables: {cells[done:]}.")
             return
+        weights = [3 if cell in both else 1 for cell in cells[done:]]
         problem = makers[name](k).to(part.device)
-        runs, factors = entries(problem, loops=k == cells[0][1] and "many" not in name)
-        rows = rows_of(part, runs, part.left / (len(cells) - done + 1), baseline=BASELINE, factors=factors)
+        runs, factors = entries(problem, (name, k) in both)
+        seconds = part.left * weights[0] / (sum(weights) + 2)
+        rows = rows_of(part, runs, seconds, baseline=BASELINE, factors=factors)
         note = f"Tasks taken in turn: {IN_TURN} of them were, and the time multiplied." if factors else ""
         part.table(problem.name, rows, note)
     implicit(part, makers["pictures"])
