@@ -1,4 +1,4 @@
-"""What would have the host wait for a GPU in a meta-step: reading a value, or copying one there.
+"""What would have the host wait for a GPU in a meta-gradient: reading a value, or copying one there.
 
 Tensors on the ``meta`` device have no values. A computation that goes through on it has read none; and whatever else
 than a number comes from the CPU is seen by the mode below. No GPU is needed for either.
@@ -196,7 +196,9 @@ class Dropping(nn.Module):
 
 @pytest.mark.parametrize("buffers", ["batch", "frozen", "task"])
 @pytest.mark.parametrize("randomness", ["same", "different"])
-def test_a_step_of_the_meta_optimizer_does_not_have_the_host_wait(buffers: Any, randomness: Any) -> None:
+def test_the_backward_of_the_meta_optimizer_does_not_have_the_host_wait(
+    buffers: Any, randomness: Any
+) -> None:
     net = Dropping().to("meta")
     meta = mf.MetaOptimizer(
         net,
@@ -209,9 +211,9 @@ def test_a_step_of_the_meta_optimizer_does_not_have_the_host_wait(buffers: Any, 
         step_randomness="different",
     )
     shots = torch.ones(2, 6, 1, 6, 6, device="meta"), torch.ones(2, 6, device="meta", dtype=torch.long)
-    meta.step((shots, shots))  # the first one checks whether the loss depends on the parameters
+    meta.backward((shots, shots))  # the first one checks whether the loss depends on the parameters
     with NothingMoves(), NothingIsMade():
-        meta.step((shots, shots))
+        meta.backward((shots, shots))
 
 
 @pytest.mark.parametrize("bad", [None, 1, "no"])
