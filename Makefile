@@ -11,11 +11,11 @@ READY  := $(VENV)/.ready
 PINS   := .ci/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test exhaustive check clean
+.PHONY: help demo test exhaustive gpu check clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo '  ARGS="..." is passed on by demo, test and exhaustive, for example: make test ARGS="-k binomial"'
+	@echo '  ARGS="..." is passed on by demo, test, exhaustive and gpu, for example: make test ARGS="-k binomial"'
 
 demo: $(READY) ## run examples/demo.py
 	@$(BIN)/python examples/demo.py $(ARGS)
@@ -28,6 +28,10 @@ test: $(READY) ## run the tests, one worker for each processor
 
 exhaustive: $(READY) ## run what test leaves out: more cases of the same, and long runs
 	@$(PYTEST) -m exhaustive $(ARGS)
+
+# On a machine where nothing can be installed: python3 examples/benchmarks/gpu.py
+gpu: $(READY) ## what a GPU says: checks, costs, trainings, in eight minutes
+	@$(BIN)/python examples/benchmarks/gpu.py $(ARGS)
 
 check: $(READY) ## lint, formatting and types
 	@$(BIN)/ruff check

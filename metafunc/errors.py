@@ -745,6 +745,17 @@ def state_of_another_module(own: dict[str, Any], got: dict[str, Any]) -> ValueEr
     )
 
 
+def tasks_elsewhere(device: Any, leaf: Any) -> ValueError:
+    return ValueError(
+        say(
+            "tasks",
+            f"tensors on {device}, where the module's parameters are",
+            describe(leaf),
+            f'move the tasks there, or have them made there, as by Episodes(device="{device}")',
+        )
+    )
+
+
 def not_a_batch(batch: Any) -> ValueError:
     return ValueError(
         say(

@@ -21,7 +21,8 @@ class Snapshot:
     __slots__ = ("_states",)
 
     def __init__(self, devices: set[torch.device]) -> None:
-        self._states = {device: _state(device) for device in devices}
+        # Tensors without values, on the meta device, have no generator either.
+        self._states = {device: _state(device) for device in devices if device.type != "meta"}
 
     def moved(self) -> bool:
         """Whether anything has been drawn since."""

@@ -64,6 +64,7 @@ class Inner:
         step: One step ``(gradient, state, args) -> state`` from the solver's state to the next, or ``None``.
         begin: From the first ``phi`` to the solver's first state, a tree whose first child is ``phi``.
         tolerance: The norm of the gradient at which a task stops and stays where it is; 0 for never.
+        early_exit: Whether the loop ends once all tasks have stopped.
         minimize: ``(inner, start, args) -> phi``, which minimises ``inner.objective`` from ``start``, or ``None``.
         solve: A black box ``args -> phi``, or ``None``.
         batchable: Whether the solver runs under ``vmap``; if not, it runs task by task there.
@@ -85,6 +86,7 @@ class Inner:
     step: Callable[[Gradient, Tree, Args], Tree] | None = None
     begin: Callable[[Tree], tuple[Tree, ...]] = lambda phi: (phi,)
     tolerance: float = 0.0
+    early_exit: bool = True
     minimize: Callable[[Inner, Tree, Args], Tree] | None = None
     solve: Callable[[Args], Tree] | None = None
     batchable: bool = True
@@ -226,7 +228,7 @@ def minimize(inner: Inner, start: Tree, args: Args) -> Tree:
     state, gradient = inner.begin(start), plain_gradient(inner.objective)
     for _ in range(inner.steps):
         state, done = advance(inner, gradient, state, args)
-        if done is not None and autodiff.all_true(done):
+        if inner.early_exit and done is not None and autodiff.all_true(done):
             break
     return state[0]
 

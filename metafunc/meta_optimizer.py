@@ -247,14 +247,22 @@ class MetaOptimizer(OuterLoop):
         draw = torch.Generator().manual_seed((self._seed * 1_000_003 + self.steps) % 2**63)
         keys = torch.randint(2**63 - 1, (tasks,), generator=draw)
         same = self.model.randomness == "same"
-        return ((keys[:1].expand(tasks) if same else keys).to(device),)
+        return ((keys[:1].expand(tasks) if same else keys).to(device, non_blocking=True),)
 
     def _check(self, theta: Params, support: Tree) -> None:
         """Once: whether the inner loss depends on what is adapted, and on nothing that would get no gradient."""
         if self._checked:
             return
         task, key = single((support, self._keys(support)), 0)
-        reached = dependencies(lambda p: self.model({**theta, **p}, task, *key), self.model.init(theta))
+        try:
+            reached = dependencies(lambda p: self.model({**theta, **p}, task, *key), self.model.init(theta))
+        except RuntimeError as error:
+            # Not before: a module may move its inputs itself.
+            homes = {p.device for p in theta.values()}
+            strangers = [x for x in tree.leaves(task) if isinstance(x, Tensor) and x.device not in homes]
+            if not strangers:
+                raise
+            raise errors.tasks_elsewhere(homes.pop(), strangers[0]) from error
         if not any(reached):
             raise errors.loss_without_parameters(list(self.model.init(theta)))
         check_learned(self.inner, self.inner.args(theta, (task, *key)))

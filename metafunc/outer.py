@@ -114,7 +114,7 @@ class OuterLoop(ABC):
         """
         params = [p for group in self.optimizer.param_groups for p in group["params"]]
         size = torch.nn.utils.clip_grad_norm_(params, float("inf") if self.clip is None else self.clip)
-        if not (torch.isfinite(size) and torch.isfinite(found.loss)):
+        if not (torch.isfinite(size) & torch.isfinite(found.loss)):  # one flag: the host waits for a GPU once
             self._clear()
             finite = found.stats["loss"].isfinite()
             tasks = range(len(finite))

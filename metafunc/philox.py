@@ -65,7 +65,9 @@ def fold_in(key: Tensor, number: Tensor | int) -> Tensor:
     Example:
         >>> keys = [mf.fold_in(key, k) for k in range(steps)]
     """
-    at = torch.as_tensor(number, device=key.device).to(torch.int64)
+    # `torch.as_tensor` of a number on a GPU would have the host wait for the copy.
+    made = number if isinstance(number, Tensor) else torch.full_like(key, number, dtype=torch.int64)
+    at = made.to(key.device, torch.int64)
     zero = torch.zeros_like(at)
     low, high, _, _ = philox((at & _MASK, at >> 32 & _MASK, zero, zero + _KEYS), _halves(key))
     return (high & 0x7FFFFFFF) << 32 | low

@@ -77,7 +77,9 @@ def extremes(matvec: Matvec, like: Tensor, steps: int) -> tuple[Tensor, Tensor]:
 
     def random() -> Tensor:
         # Zeros like `like` make it as batched as the products will be.
-        return torch.as_tensor(draw.standard_normal(like.shape)).to(like) + torch.zeros_like(like)
+        return torch.as_tensor(draw.standard_normal(like.shape)).to(
+            like, non_blocking=True
+        ) + torch.zeros_like(like)
 
     basis: list[Tensor] = []
     rows: list[Tensor] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,15 @@ class Model:
     prox: float
     steps: int
     solved_steps: int  # enough to converge
+
+    def to(self, device: str, dtype: torch.dtype) -> Model:
+        """The same problem elsewhere; in fewer digits what is solved for does not change, only how well."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(device, dtype if x.is_floating_point() else x.dtype)
+
+        theta, support, query = tree.map(move, (self.theta, self.support, self.query))
+        return replace(self, theta=theta, support=support, query=query)
 
     def flat(self, params: Any) -> Tensor:
         return tree.ravel(params)[0]

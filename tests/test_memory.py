@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from metafunc import peak_memory
+from tests.devices import on_devices
 
 
 def test_peak_memory_of_known_allocations() -> None:
@@ -27,14 +28,14 @@ def test_peak_memory_counts_from_what_was_held_before() -> None:
     assert peak_memory(lambda: held[:1_000_000] * 2) == pytest.approx(8e6, rel=0.1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_peak_memory_on_cuda() -> None:
+@on_devices("cuda")
+def test_peak_memory_on_cuda(device: str) -> None:
     def allocate() -> torch.Tensor:
-        a = torch.zeros(1_000_000, device="cuda")
+        a = torch.zeros(1_000_000, device=device)
         return (a + a)[:10].clone()
 
     allocate()
-    assert peak_memory(allocate, "cuda") == pytest.approx(16e6, rel=0.1)
+    assert peak_memory(allocate, device) == pytest.approx(16e6, rel=0.1)
 
 
 def test_memory_is_measured_on_known_devices_only() -> None:

@@ -132,6 +132,7 @@ class Contestant:
         prox: The weight of the proximal term in its inner problem.
         need: What it must do for a task.
         tally: The same for counting, task by task; ``run`` itself unless given.
+        in_turn: Whether it takes task after task, so that its time is in proportion to their number.
     """
 
     name: str
@@ -140,22 +141,26 @@ class Contestant:
     need: Need
     prox: float = 0.0
     tally: Callable[[], Params] | None = None
+    in_turn: bool = False
 
 
 PROX = 2.0
 """For the estimators of the derivative of a solution, which have none without a proximal term."""
 
 
-def contestants(problem: Problem) -> tuple[list[Contestant], list[str]]:
-    """All rows for one problem, and the names of those whose library is not installed."""
+def contestants(problem: Problem, loops: bool = False) -> tuple[list[Contestant], list[str]]:
+    """All rows for one problem, and the names of those whose library is not installed.
+
+    ``loops`` has every estimator run over the tasks in turn as well.
+    """
     k = problem.steps
     exact = Need(k + 1, k)
     missing = [name for name in ("higher", "torchopt") if find_spec(name) is None]
 
-    rows = [Contestant("plain autograd loop", lambda: plain_loop(problem), True, exact)]
+    rows = [Contestant("plain autograd loop", lambda: plain_loop(problem), True, exact, in_turn=True)]
     for name, loop in ("higher", higher_loop), ("torchopt", torchopt_loop):
         if name not in missing:
-            rows.append(Contestant(name, lambda loop=loop: loop(problem), True, exact))
+            rows.append(Contestant(name, lambda loop=loop: loop(problem), True, exact, in_turn=True))
     rows += [
         Contestant("textbook vmap(grad)", over_tasks(problem, unrolled(problem)), True, exact),
         Contestant("stacked, by hand", lambda: stacked_autograd(problem), True, exact),
@@ -178,13 +183,12 @@ def contestants(problem: Problem) -> tuple[list[Contestant], list[str]]:
         (mf.Truncated(depth), Need(k + depth + 1, depth), 0.0),
         (mf.Binomial(order), Need(k + 1, order * (k - order + 1)), 0.0),
         (mf.FirstOrder(), Need(k + 1, 0), 0.0),
+        (mf.Reptile(), Need(k, 0), 0.0),
         (mf.Implicit(mf.CG(max_steps=5, rtol=0.0)), Need(k + 3, 5), PROX),
         (mf.FiniteDifference(), Need(3 * k + 5, 0), PROX),
     ]
-    for estimator, need, prox in table:
-        rows.append(_metafunc(problem, estimator, inner(prox), need, prox))
-    loop = _metafunc(problem, mf.Explicit(), inner(0.0), exact, 0.0, mf.Loop())
-    rows.insert(-len(table), loop)
+    for batching, chosen in (mf.Vmap(), table), (mf.Loop(), table if loops else table[:1]):
+        rows += [_metafunc(problem, e, inner(prox), need, prox, batching) for e, need, prox in chosen]
     return rows, missing
 
 
@@ -194,7 +198,7 @@ def _metafunc(
     inner: mf.Inner,
     need: Need,
     prox: float,
-    batching: mf.Vmap | mf.Loop | None = None,
+    batching: mf.Vmap | mf.Loop,
 ) -> Contestant:
     """``mf.meta_grad`` with one estimator."""
 
@@ -202,7 +206,12 @@ def _metafunc(
         of_batch = mf.meta_grad(problem.loss, estimator(inner), tasks=tasks)
         return lambda: of_batch(problem.theta, problem.support, problem.query).grad
 
-    tasks = batching or mf.Vmap()
-    exact = isinstance(estimator, mf.Explicit)
-    name = f"mf {tasks!r} {estimator!r}"
-    return Contestant(name, gradient(tasks), exact, need, prox, gradient(mf.Loop()))
+    return Contestant(
+        f"mf {batching!r} {estimator!r}",
+        gradient(batching),
+        isinstance(estimator, mf.Explicit),
+        need,
+        prox,
+        gradient(mf.Loop()),
+        isinstance(batching, mf.Loop),
+    )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,21 @@ class Problem:
         """The meta-parameters, as a function of parameters wants them."""
         return {name: p.detach() for name, p in self.net.named_parameters()}
 
+    def to(self, device: str) -> Problem:
+        """The same problem there; the network moves."""
+        (x, y), (u, w) = self.support, self.query
+        return replace(
+            self,
+            net=self.net.to(device),
+            support=(x.to(device), y.to(device)),
+            query=(u.to(device), w.to(device)),
+        )
+
+    def first(self, tasks: int) -> Problem:
+        """The first so many tasks."""
+        (x, y), (u, w) = self.support, self.query
+        return replace(self, support=(x[:tasks], y[:tasks]), query=(u[:tasks], w[:tasks]))
+
     def task(self, i: int) -> tuple[Batch, Batch]:
         """Support and query of one task."""
         (x, y), (u, w) = self.support, self.query
@@ -83,9 +98,13 @@ def pictures(
     tasks: int = 4,
     blocks: int = 4,
     channels: int = 32,
+    side: int = 28,
+    inputs: int = 1,
+    shots: int = 5,
+    queries: int = 5,
     smooth: bool = False,
 ) -> Problem:
-    """Classification, 5-way 5-shot, 28x28: blocks of convolution, batch norm, ReLU and pooling.
+    """Classification with 5 ways: blocks of convolution, batch norm, ReLU and pooling.
 
     ``smooth`` takes softplus and mean pooling, which have no kinks.
     """
@@ -93,19 +112,21 @@ def pictures(
     layers: list[nn.Module] = []
     for i in range(blocks):
         layers += [
-            nn.Conv2d(1 if i == 0 else channels, channels, 3, padding=1),
+            nn.Conv2d(inputs if i == 0 else channels, channels, 3, padding=1),
             # Running averages are written to in place, which no functional transform allows; MAML never reads them.
             nn.BatchNorm2d(channels, track_running_stats=False),
             nn.Softplus() if smooth else nn.ReLU(),
             nn.AvgPool2d(2) if smooth else nn.MaxPool2d(2),
         ]
-    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (28 >> blocks) ** 2, 5), Tally())
-    classes = torch.randn(tasks, 5, 1, 1, 28, 28, dtype=torch.float64)
-    x = classes + torch.randn(tasks, 5, 10, 1, 28, 28, dtype=torch.float64)
-    y = torch.arange(5)[None, :, None].expand(tasks, 5, 10)
-    support = (x[:, :, :5].flatten(1, 2).to(dtype), y[:, :, :5].flatten(1, 2))
-    query = (x[:, :, 5:].flatten(1, 2).to(dtype), y[:, :, 5:].flatten(1, 2))
-    name = f"{'smooth ' if smooth else ''}conv net, {tasks} tasks, K = {steps}"
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * (side >> blocks) ** 2, 5), Tally())
+    each = shots + queries
+    classes = torch.randn(tasks, 5, 1, inputs, side, side, dtype=torch.float64)
+    x = classes + torch.randn(tasks, 5, each, inputs, side, side, dtype=torch.float64)
+    y = torch.arange(5)[None, :, None].expand(tasks, 5, each)
+    support = (x[:, :, :shots].flatten(1, 2).to(dtype), y[:, :, :shots].flatten(1, 2))
+    query = (x[:, :, shots:].flatten(1, 2).to(dtype), y[:, :, shots:].flatten(1, 2))
+    size = "" if side == 28 else f" {side}x{side}x{inputs}"
+    name = f"{'smooth ' if smooth else ''}conv net{size}, {tasks} tasks, K = {steps}"
     return Problem(name, net.to(dtype), F.cross_entropy, support, query, steps, 0.01)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 import torch.compiler.config
+from agreement import difference, differences
 from contestants import Contestant, contestants, over_tasks, plain_loop, unrolled
 from problems import Count, Params, Problem, Tally, pictures, sinusoid
 from report import ACCENT, INK, MUTED, Row, machine, print_table, write_csv
@@ -30,9 +31,6 @@ from rich.progress import track
 
 import metafunc as mf
 
-TOLERANCE = 1e-10
-"""The largest relative difference in float64 at which two exact contestants agree."""
-
 
 @dataclass
 class Times:
@@ -40,26 +38,6 @@ class Times:
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-
-
-def difference(found: Params, reference: Params) -> float:
-    """The distance of two gradients relative to the length of the second, over all parameters together."""
-    apart = sum(((found[n] - reference[n]) ** 2).sum() for n in reference)
-    return float((apart / sum((g**2).sum() for g in reference.values())).sqrt())
-
-
-def differences(problem: Problem) -> dict[str, float]:
-    """For every contestant its distance from the exact derivative of the path of its own inner problem.
-
-    Raises if one that claims to be exact is not.
-    """
-    rows, _ = contestants(problem)
-    exact = {prox: plain_loop(problem, prox) for prox in {row.prox for row in rows}}
-    found = {row.name: difference(row.run(), exact[row.prox]) for row in rows}
-    wrong = [row.name for row in rows if row.exact and not found[row.name] < TOLERANCE]
-    if wrong:
-        raise AssertionError(f"not the exact meta-gradient: {wrong}, {found}")
-    return found
 
 
 def counts(problem: Problem) -> dict[str, Count]:

@@ -55,7 +55,9 @@ def noise(
 
     def draw(like: Tensor) -> Tensor:
         shape = (*lead, drawn, *like.shape)
-        z = torch.randn(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+        z = torch.randn(shape, generator=generator, device=generator.device, dtype=like.dtype).to(
+            like.device, non_blocking=True
+        )
         return torch.cat([z, -z], dim=len(lead)) if antithetic else z
 
     return tree.map(draw, params)

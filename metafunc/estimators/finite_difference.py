@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -150,7 +151,7 @@ class Perturbed(Rule):
     ) -> tuple[Tree, Tensor, Tensor]:
         offsets, weights = stencil(self.options.scheme, self.options.order)
         nu = self._nu(phi, v, left, len(offsets) if 0 not in offsets else len(offsets) - 1)
-        points = torch.tensor([s for s in offsets if s], dtype=left.dtype, device=left.device)
+        points = _numbers([s for s in offsets if s], left)
 
         def at_point(s: Tensor, a: Args) -> tuple[Tree, Tensor]:
             moved = self._solve(a, phi, v, shift, s * nu)
@@ -159,9 +160,7 @@ class Perturbed(Rule):
             return there, tree.norm(missing) / (s * nu).abs()
 
         slopes, missing = vmap(at_point, in_dims=(0, tree.axes(args)))(points, tree.repeat(args, len(points)))
-        around = torch.tensor([w for s, w in zip(offsets, weights, strict=True) if s], dtype=left.dtype).to(
-            left.device
-        )
+        around = _numbers([w for s, w in zip(offsets, weights, strict=True) if s], left)
         total = tree.map(lambda x: None if x is None else torch.tensordot(around.to(x.dtype), x, 1), slopes)
         if 0 in offsets:
             centre, (_, there) = float(weights[offsets.index(0)]), self._slopes(phi, args, watch, needs)
@@ -242,6 +241,11 @@ class _Tilted(Rule):
 
     def pullback(self, args: Tree, out: Any, cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
         raise errors.no_second_derivative("FiniteDifference")
+
+
+def _numbers(values: Sequence[float], like: Tensor) -> Tensor:
+    # `torch.tensor(..., device=...)` would have the host wait for a GPU.
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)
 
 
 def stencil(scheme: str, order: int | None) -> tuple[list[int], list[float]]:

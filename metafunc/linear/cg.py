@@ -45,6 +45,8 @@ class CG(LinearSolver):
         preconditioner: ``None``; the diagonal of ``A`` or an approximation, as a tensor or tree like ``phi``;
             ``Jacobi()``; or a linear function of such trees that approximates the inverse. Symmetric positive definite.
         fallback: The solver that takes over at negative curvature.
+        early_exit: Whether the loop ends once all systems are solved; on a GPU the host waits at every step to see.
+            ``False`` takes ``max_steps`` products without waiting, to the same result, and always runs ``fallback``.
 
     Raises:
         ValueError: If an attribute is out of range; at the solve, if the preconditioner does not fit ``b``.
@@ -56,9 +58,10 @@ class CG(LinearSolver):
     damping: float = 0.0
     preconditioner: Any = None
     fallback: LinearSolver | None = None
+    early_exit: bool = True
 
     def __post_init__(self) -> None:
-        check_limits(self.max_steps, self.rtol, self.damping)
+        check_limits(self.max_steps, self.rtol, self.damping, self.early_exit)
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
         expected = "a linear solver such as CG(damping=1.0) or MINRES()"
         options.instance("fallback", self.fallback, LinearSolver, expected, optional=True)
@@ -72,7 +75,7 @@ class CG(LinearSolver):
         """See :class:`CG`."""
         x, stats = self._solve(matvec, b, x0)
         handed = stats["negative_curvature"]
-        if self.fallback is None or all_true(~handed):
+        if self.fallback is None or (self.early_exit and all_true(~handed)):
             return x, stats | {"handed_over": torch.zeros_like(handed)}
         other, theirs = self.fallback.solve(matvec, b, x0)
         both = {
@@ -93,7 +96,7 @@ class CG(LinearSolver):
         least = torch.full_like(inner, float("inf"))
         active = start.unsolved(self.rtol)
         for _ in range(self.max_steps):
-            if all_true(~active):
+            if self.early_exit and all_true(~active):
                 break
             z = precondition(r)
             before, inner = inner, r @ z

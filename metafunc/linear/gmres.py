@@ -39,6 +39,8 @@ class GMRES(LinearSolver):
         damping: Added to the diagonal of ``A``.
         restart: After how many steps to begin with a new basis. Default: never.
         preconditioner: As for :class:`CG`, but any matrix near ``A^-1`` will do.
+        early_exit: Whether the loop ends once all systems are solved; on a GPU the host waits at every step to see.
+            ``False`` takes ``max_steps`` products without waiting, to the same result but for rounding.
 
     Raises:
         ValueError: If an attribute is out of range; at the solve, if the preconditioner does not fit ``b``.
@@ -50,9 +52,10 @@ class GMRES(LinearSolver):
     damping: float = 0.0
     restart: int | None = None
     preconditioner: Any = None
+    early_exit: bool = True
 
     def __post_init__(self) -> None:
-        check_limits(self.max_steps, self.rtol, self.damping)
+        check_limits(self.max_steps, self.rtol, self.damping, self.early_exit)
         options.integer("restart", self.restart, 20, optional=True)
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
@@ -72,12 +75,12 @@ class GMRES(LinearSolver):
         active = start.unsolved(self.rtol)
         every = self.restart or self.max_steps
         for done in range(0, self.max_steps, every):
-            if all_true(~active):
+            if self.early_exit and all_true(~active):
                 break
             beta = length(r)
             space = Krylov(r / safe(beta, active), beta, active, gap)
             for _ in range(min(every, self.max_steps - done)):
-                if all_true(~space.active):
+                if self.early_exit and all_true(~space.active):
                     break
                 steps = steps + space.active.to(steps.dtype)
                 z = precondition(space.basis[-1])

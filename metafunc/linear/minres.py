@@ -39,6 +39,8 @@ class MINRES(LinearSolver):
         rtol: Relative residual at which a system counts as solved.
         damping: Added to the diagonal of ``A``.
         preconditioner: As for :class:`CG`: symmetric positive definite, even where ``A`` is not.
+        early_exit: Whether the loop ends once all systems are solved; on a GPU the host waits at every step to see.
+            ``False`` takes ``max_steps`` products without waiting, to the same result but for rounding.
 
     Raises:
         ValueError: If an attribute is out of range; at the solve, if the preconditioner does not fit ``b``.
@@ -49,9 +51,10 @@ class MINRES(LinearSolver):
     rtol: float = 1e-6
     damping: float = 0.0
     preconditioner: Any = None
+    early_exit: bool = True
 
     def __post_init__(self) -> None:
-        check_limits(self.max_steps, self.rtol, self.damping)
+        check_limits(self.max_steps, self.rtol, self.damping, self.early_exit)
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
     @property
@@ -75,7 +78,7 @@ class MINRES(LinearSolver):
         space = Krylov(start.r / gamma, gamma, active, gap)
         z = z / gamma
         for _ in range(self.max_steps):
-            if all_true(~space.active):
+            if self.early_exit and all_true(~space.active):
                 break
             steps = steps + space.active.to(steps.dtype)
             az = products(z)

@@ -38,6 +38,8 @@ class NormalCG(LinearSolver):
         rtol: Relative residual at which a system counts as solved; with ``damping``, that of the normal equations.
         damping: Tikhonov's parameter.
         preconditioner: As for :class:`CG`, with any matrix ``M`` near ``A^-1``: the steps use ``M M^T``.
+        early_exit: Whether the loop ends once all systems are solved; on a GPU the host waits at every step to see.
+            ``False`` takes ``max_steps`` products without waiting, to the same result.
 
     Raises:
         ValueError: If an attribute is out of range; at the solve, if the preconditioner does not fit ``b``.
@@ -48,9 +50,10 @@ class NormalCG(LinearSolver):
     rtol: float = 1e-6
     damping: float = 0.0
     preconditioner: Any = None
+    early_exit: bool = True
 
     def __post_init__(self) -> None:
-        check_limits(self.max_steps, self.rtol, self.damping)
+        check_limits(self.max_steps, self.rtol, self.damping, self.early_exit)
         object.__setattr__(self, "preconditioner", as_preconditioner(self.preconditioner))
 
     @property
@@ -77,7 +80,7 @@ class NormalCG(LinearSolver):
         rtol = 0.0 if self.damping else self.rtol
         active = start.unsolved(rtol)
         for j in range(self.max_steps):
-            if all_true(~active):
+            if self.early_exit and all_true(~active):
                 break
             s = back(r) - self.damping * x
             ss = s @ s

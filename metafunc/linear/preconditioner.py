@@ -96,7 +96,7 @@ class Jacobi(Preconditioner):
     def _signs(self, probes: int, b: Tensor) -> Tensor:
         # numpy's, since torch's random functions are refused or changed by vmap.
         signs = np.random.default_rng(self.seed).integers(0, 2, (probes, b.numel())) * 2.0 - 1.0
-        return torch.from_numpy(signs).to(b) + torch.zeros_like(b)
+        return torch.from_numpy(signs).to(b, non_blocking=True) + torch.zeros_like(b)
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -21,8 +21,8 @@ class LinearSolver(Plug, ABC):
     """Solves ``A x = b`` from products with ``A``.
 
     Laws: the solver runs under ``vmap``, where each system of a batch is treated as if it were alone; from Python it
-    looks at nothing but whether all systems are done. It never raises on data, and ``x`` is finite: what it met is in
-    ``stats``, each a scalar tensor:
+    looks at nothing but whether all systems are done, and not even at that with ``early_exit=False``. It never raises
+    on data, and ``x`` is finite: what it met is in ``stats``, each a scalar tensor:
 
     - ``linear_steps``: steps taken until it stopped.
     - ``linear_residual``: ``||b - (A + damping I) x|| / ||b||``, and never below what rounding lets one know of it.
@@ -128,8 +128,9 @@ def residual_of(matvec: Matvec, b: Tensor, x: Tensor) -> Tensor:
     return relative(length((b - matvec(x)) / peak), length(b / peak))
 
 
-def check_limits(max_steps: int, rtol: float, damping: float) -> None:
+def check_limits(max_steps: int, rtol: float, damping: float, early_exit: bool) -> None:
     """Raise unless a solver's limits make sense."""
     options.integer("max_steps", max_steps, 10)
     options.number("rtol", rtol, 1e-6, high=1.0)
     options.number("damping", damping, 0.1)
+    options.boolean("early_exit", early_exit)

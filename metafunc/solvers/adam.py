@@ -26,6 +26,7 @@ def adam(
     prox: Setting = 0.0,
     weight_decay: Setting = 0.0,
     tolerance: float = 0.0,
+    early_exit: bool = True,
     objective: Callable[..., Tensor] | None = None,
     init: Callable[[Tree], Tree] | None = None,
 ) -> Inner:
@@ -50,6 +51,7 @@ def adam(
         weight_decay: As for :func:`gradient_descent`. (For the decoupled decay of AdamW use
             ``optimizer_loop(loss, torchopt.adamw(...), steps=...)``.)
         tolerance: As for :func:`gradient_descent`.
+        early_exit: As for :func:`gradient_descent`.
         objective: As for :func:`gradient_descent`.
         init: As for :func:`gradient_descent`.
 
@@ -58,7 +60,7 @@ def adam(
     Raises:
         ValueError, TypeError: As for :func:`gradient_descent`.
     """
-    check_limits(steps, tolerance)
+    check_limits(steps, tolerance, early_exit)
     check_setting("lr", lr, 0.01, ends="()")
     options.pair("betas", betas, (0.9, 0.999))
     for i, beta in enumerate(betas):
@@ -86,7 +88,7 @@ def adam(
         return phi, m, v, (c1, c2)
 
     name = f"adam(steps={steps})"
-    return goal.inner(name, steps=steps, step=step, begin=begin, tolerance=tolerance)
+    return goal.inner(name, steps=steps, step=step, begin=begin, tolerance=tolerance, early_exit=early_exit)
 
 
 def safe_sqrt(x: Any) -> Tensor:

@@ -26,6 +26,7 @@ def gradient_descent(
     momentum: Setting = 0.0,
     nesterov: bool = False,
     tolerance: float = 0.0,
+    early_exit: bool = True,
     objective: Callable[..., Tensor] | None = None,
     init: Callable[[Tree], Tree] | None = None,
 ) -> Inner:
@@ -50,6 +51,8 @@ def gradient_descent(
         nesterov: Nesterov's momentum.
         tolerance: A task whose gradient has a norm of at most this takes no further step, while others go on; once all
             tasks are there the loop ends. 0 takes all steps.
+        early_exit: Whether the loop ends once all tasks have reached the tolerance; on a GPU the host waits at every
+            step to see. ``False`` takes all steps without waiting, to the same result.
         objective: ``objective(phi, theta, *data) -> scalar``, in place of ``loss``, where the inner problem depends on
             ``theta`` in its own way (shared layers, learned regularisers). ``prox`` and ``weight_decay`` are added to
             it as well.
@@ -64,7 +67,7 @@ def gradient_descent(
         ValueError, TypeError: If an option is out of range or of another kind, or if not exactly one of ``loss`` and
             ``objective`` is given.
     """
-    check_limits(steps, tolerance)
+    check_limits(steps, tolerance, early_exit)
     check_setting("lr", lr, 0.01, ends="()")
     check_setting("momentum", momentum, 0.9, high=1.0)
     options.boolean("nesterov", nesterov)
@@ -100,6 +103,7 @@ def gradient_descent(
         step=heavy if has_momentum else plain,
         begin=(lambda phi: (phi, tree.zeros_like(phi))) if has_momentum else (lambda phi: (phi,)),
         tolerance=tolerance,
+        early_exit=early_exit,
     )
 
 
@@ -111,6 +115,7 @@ def nesterov(
     strong_convexity: float = 0.0,
     prox: float = 0.0,
     tolerance: float = 0.0,
+    early_exit: bool = True,
     objective: Callable[..., Tensor] | None = None,
     init: Callable[[Tree], Tree] | None = None,
 ) -> Inner:
@@ -132,6 +137,7 @@ def nesterov(
             makes up for it.
         prox: The weight of the proximal term.
         tolerance: As for :func:`gradient_descent`.
+        early_exit: As for :func:`gradient_descent`.
         objective: As for :func:`gradient_descent`.
         init: As for :func:`gradient_descent`.
 
@@ -161,6 +167,7 @@ def nesterov(
         momentum=momentum,
         nesterov=momentum > 0,
         tolerance=tolerance,
+        early_exit=early_exit,
         objective=objective,
         init=init,
     )

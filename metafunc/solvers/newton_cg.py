@@ -27,6 +27,7 @@ def newton_cg(
     prox: Setting = 0.0,
     weight_decay: Setting = 0.0,
     tolerance: float = 0.0,
+    early_exit: bool = True,
     objective: Callable[..., Tensor] | None = None,
     init: Callable[[Tree], Tree] | None = None,
 ) -> Inner:
@@ -51,6 +52,9 @@ def newton_cg(
         prox: As for :func:`~metafunc.gradient_descent`.
         weight_decay: As for :func:`~metafunc.gradient_descent`.
         tolerance: A task whose gradient has a norm of at most this takes no further step, while others go on.
+        early_exit: Whether the loops end (the steps once all tasks have reached the tolerance, a line search once all
+            have found a step), at each turn of which the host waits for a GPU. ``False`` takes ``steps`` and
+            ``backtracks`` in full without waiting, to the same result. The ``solver`` has its own.
         objective: As for :func:`~metafunc.gradient_descent`.
         init: As for :func:`~metafunc.gradient_descent`.
 
@@ -60,7 +64,7 @@ def newton_cg(
     Raises:
         ValueError, TypeError: If an option is out of range or of another kind.
     """
-    check_limits(steps, tolerance)
+    check_limits(steps, tolerance, early_exit)
     options.integer("backtracks", backtracks, 10, low=0)
     check_curvature(curvature)
     direction_solver = as_solver(solver)
@@ -73,22 +77,32 @@ def newton_cg(
             slope = gradient(phi, args)
             flat, unravel = tree.ravel(slope)
             done = tree.norm(flat) <= inner.tolerance
-            if autodiff.all_true(done):
+            if early_exit and autodiff.all_true(done):
                 break
             product = hessian(phi, args)
             p, _ = direction_solver.solve(lambda w, h=product, u=unravel: tree.ravel(h(u(w)))[0], -flat)
             p = torch.where(p @ flat < 0, p, -flat)
             p = torch.where(done, torch.zeros_like(p), p)
-            phi = _search(objective, args, phi, unravel(p), p @ flat, backtracks)
+            phi = _search(objective, args, phi, unravel(p), p @ flat, backtracks, early_exit)
         return phi
 
     goal = problem("newton_cg", loss, objective, init, prox=prox, weight_decay=weight_decay)
-    inner = goal.inner(f"newton_cg(steps={steps})", minimize=minimize, tolerance=tolerance)
+    inner = goal.inner(
+        f"newton_cg(steps={steps})", minimize=minimize, tolerance=tolerance, early_exit=early_exit
+    )
     curvature.hessian(inner)  # raises now if it cannot serve this problem
     return inner
 
 
-def _search(objective: Objective, args: Args, phi: Tree, p: Tree, slope: Tensor, backtracks: int) -> Tree:
+def _search(
+    objective: Objective,
+    args: Args,
+    phi: Tree,
+    p: Tree,
+    slope: Tensor,
+    backtracks: int,
+    early_exit: bool,
+) -> Tree:
     """The first point along ``p`` with sufficient decrease, or ``phi`` itself if none of those tried has it."""
     value = objective(phi, args)
     slack = (
@@ -101,6 +115,6 @@ def _search(objective: Objective, args: Args, phi: Tree, p: Tree, slope: Tensor,
         enough = there <= value + 1e-4 * t * slope + slack
         taken = torch.where(~found & enough, t, taken)
         found = found | enough
-        if autodiff.all_true(found):
+        if early_exit and autodiff.all_true(found):
             break
     return tree.add(phi, tree.scale(taken, p))

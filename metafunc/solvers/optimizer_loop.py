@@ -30,6 +30,7 @@ def optimizer_loop(
     prox: Setting = 0.0,
     weight_decay: Setting = 0.0,
     tolerance: float = 0.0,
+    early_exit: bool = True,
     objective: Callable[..., Tensor] | None = None,
     init: Callable[[Tree], Tree] | None = None,
 ) -> Inner:
@@ -51,6 +52,7 @@ def optimizer_loop(
         prox: As for :func:`~metafunc.gradient_descent`.
         weight_decay: As for :func:`~metafunc.gradient_descent`.
         tolerance: As for :func:`~metafunc.gradient_descent`.
+        early_exit: As for :func:`~metafunc.gradient_descent`. A black box runs task by task, and looks at each.
         objective: As for :func:`~metafunc.gradient_descent`.
         init: As for :func:`~metafunc.gradient_descent`.
 
@@ -61,16 +63,16 @@ def optimizer_loop(
         TypeError: If the optimizer is of neither kind; when it is differentiated, if its update does not pass a
             derivative on from the gradients that it is given.
     """
-    check_limits(steps, tolerance)
+    check_limits(steps, tolerance, early_exit)
     goal = problem("optimizer_loop", loss, objective, init, prox=prox, weight_decay=weight_decay)
     if all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
-        return _path(goal, optimizer, steps, tolerance)
+        return _path(goal, optimizer, steps, tolerance, early_exit)
     if isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer):
         raise errors.not_an_optimizer(optimizer)
     return _black_box(goal, optimizer, steps, tolerance)
 
 
-def _path(goal: Problem, optimizer: Any, steps: int, tolerance: float) -> Inner:
+def _path(goal: Problem, optimizer: Any, steps: int, tolerance: float, early_exit: bool) -> Inner:
     proven: list[bool] = []
     states = States(optimizer, partial(safe_update, optimizer), steps)
 
@@ -92,6 +94,7 @@ def _path(goal: Problem, optimizer: Any, steps: int, tolerance: float) -> Inner:
         step=step,
         begin=lambda phi: (phi, states.first(phi)),
         tolerance=tolerance,
+        early_exit=early_exit,
     )
 
 

@@ -145,7 +145,8 @@ def problem(
     return Problem(solver, loss, objective, init, Settings(settings))
 
 
-def check_limits(steps: int, tolerance: float) -> None:
+def check_limits(steps: int, tolerance: float, early_exit: bool) -> None:
     """Raise unless there are limits at which a solver stops."""
     options.integer("steps", steps, 5)
     options.number("tolerance", tolerance, 1e-6)
+    options.boolean("early_exit", early_exit)
