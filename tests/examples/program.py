@@ -10,6 +10,7 @@ import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ def start(script: str, folder: Path, *options: object, out: io.StringIO | None =
     """The program in that folder. As everywhere in the tests, a warning is an error."""
     path = EXAMPLES / script
     out, errors = out or io.StringIO(), io.StringIO()
+    helpers = {name: module for name, module in sys.modules.items() if _is_a_helper(module)}
+    _forget(set(helpers))
     loaded, threads, on_ctrl_c = set(sys.modules), torch.get_num_threads(), signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(errors):
         patch.chdir(folder)
@@ -55,6 +58,7 @@ def start(script: str, folder: Path, *options: object, out: io.StringIO | None =
             torch.set_num_threads(threads)
             torch.set_default_dtype(torch.float64)
             _forget(set(sys.modules) - loaded)
+            sys.modules.update(helpers)
     return Finished(status, out.getvalue(), errors.getvalue())
 
 
@@ -63,6 +67,12 @@ def run(script: str, folder: Path, *options: object) -> str:
     done = start(script, folder, *options)
     assert done.status == 0, done.errors
     return done.out
+
+
+def _is_a_helper(module: Any) -> bool:
+    """Whether a module is of the examples, whose folders have modules of the same names."""
+    file = getattr(module, "__file__", None)
+    return file is not None and Path(file).is_relative_to(EXAMPLES)
 
 
 def _forget(names: set[str]) -> None:

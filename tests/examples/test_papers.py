@@ -190,6 +190,7 @@ def test_cost_of_binomial_has_the_ends_of_first_order_and_exact(tmp_path):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:the meta-gradients up to")  # of so short a run
 def test_methods_of_figure_5_see_the_same_tasks(tmp_path):
     run("binommaml_fig5", tmp_path)
     rows = {row["method"]: row for row in read(tmp_path / "binommaml_fig5/runs.csv")}
@@ -223,6 +224,7 @@ def test_costs_of_ibaml_do_not_grow_with_inner_steps(tmp_path):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:the meta-gradients up to")  # of so short a run
 def test_table_1_of_ibaml_judges_every_method_on_the_same_tasks(tmp_path):
     run("ibaml_table1", tmp_path)
     rows = read(tmp_path / "ibaml_table1/test.csv")
