@@ -275,7 +275,7 @@ def programs(draw: Any) -> tuple[Program, str]:
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @settings(
-    max_examples=int(os.environ.get("METAFUNC_EXAMPLES", "150")),
+    max_examples=int(os.environ.get("METAFUNC_EXAMPLES", "120")),
     deadline=None,
     derandomize="METAFUNC_EXAMPLES" not in os.environ,
     database=None,

@@ -260,6 +260,18 @@ def test_the_optimizer_stays_as_it_was() -> None:
     close(imperative(used, leaf, support), imperative(fresh, leaf, support), 0.0)
 
 
+def test_a_perturbed_problem_has_steps_of_its_own() -> None:
+    """More of them than the path, whose states are known: as by the solver with that momentum."""
+    task = logistic(prox=0.8, steps=10)
+    theta, support, query = tensors(task)
+    estimator = mf.FiniteDifference(steps=25)
+    own = estimator(mf.optimizer_loop(logistic_loss, MOMENTA["none at first"](), steps=10, prox=0.8))
+    same = estimator(mf.gradient_descent(logistic_loss, lr=0.1, momentum=0.5, steps=10, prox=0.8))
+    slopes = [grad(lambda t, a=a: logistic_loss(a(t, support), query))(theta) for a in (own, same)]
+    close(*slopes, 1e-9)
+
+
+@pytest.mark.exhaustive
 def test_a_perturbed_problem_with_more_steps_than_the_path() -> None:
     task = logistic(prox=0.8, steps=300)
     theta, support, query = tensors(task)
