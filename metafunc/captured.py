@@ -12,7 +12,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from itertools import count, repeat
+from itertools import count
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -244,7 +244,11 @@ class _Operands(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         strangers: list[Tensor] = []
-        args, named = self._operands(tuple(args), strangers), self._operands(kwargs or {}, strangers)
+        named = kwargs or {}
+        if self._swap:
+            args, named = self._swapped(tuple(args)), self._swapped(named)
+        if self._known is not None:
+            self._inspect((*args, *named.values()), self._known, strangers)
         self._held.inside = False  # an operator may be a rule, within which torch has switched this mode off
         try:
             out = func(*args, **named)
@@ -273,34 +277,38 @@ class _Operands(TorchFunctionMode):
     def returned(self, out: Tree) -> Tree:
         """The outcome of a function: a captured tensor that it returns as it is counts as an operand."""
         strangers: list[Tensor] = []
-        out = tree.map(lambda x: self._operands(x, strangers), out)
+        out = tree.map(lambda x: self._swap.get(id(x), x), out)
+        if self._known is not None:
+            self._inspect(_tensors(out), self._known, strangers)
         self._report(strangers)
         return out
 
-    def _operands(self, x: Any, strangers: list[Tensor]) -> Any:
+    def _swapped(self, x: Any) -> Any:
         if isinstance(x, Tensor):
-            return self._operand(x, strangers)
+            return self._swap.get(id(x), x)
         if type(x) in (list, tuple):
-            return _like(x, (self._operands(y, strangers) for y in x))
+            return _like(x, map(self._swapped, x))
         if type(x) is dict:
-            return _like_dict(x, map(self._operands, x.values(), repeat(strangers)))
+            return _like_dict(x, map(self._swapped, x.values()))
         return x
 
-    def _operand(self, x: Tensor, strangers: list[Tensor]) -> Tensor:
-        stand_in = self._swap.get(id(x))
-        if stand_in is not None:
-            return stand_in
-        known = self._known
+    def _inspect(self, operands: Iterable[Any], known: dict[int, Tensor], strangers: list[Tensor]) -> None:
+        for x in operands:
+            if isinstance(x, Tensor):
+                if id(x) not in known and not self._is_known(x, known):
+                    strangers.append(x)
+            elif type(x) in (list, tuple):
+                self._inspect(x, known, strangers)
+
+    def _is_known(self, x: Tensor, known: dict[int, Tensor]) -> bool:
         # What a transform inside the function has wrapped is no stranger if what it wraps is none.
-        if known is None or id(x) in known or any(id(y) in known for y in autodiff.unwrappings(x)):
-            return x
+        if any(id(y) in known for y in autodiff.unwrappings(x)):
+            return True
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
             followed = _is_followed(x, self._recording)
-        if followed:
-            strangers.append(x)
-        else:
+        if not followed:
             known[id(x)] = x
-        return x
+        return not followed
 
     def _report(self, strangers: list[Tensor]) -> None:
         for x in strangers:

@@ -163,7 +163,7 @@ MUTATIONS = [
     Mutation("rule.py", "return bar.sum(0) if dim is None", "return bar.mean(0) if dim is None", f"{MATRIX} -k mean_over_vmap"),
     Mutation("rule.py", "if torch.compiler.is_compiling():", "if False:", f"{MATRIX} -k torch_compile"),
     Mutation("rule.py", "return bar if rule.exact else", "return bar if True else", f"{MATRIX} -k hessian_on_the_convex"),
-    Mutation("captured.py", "if stand_in is not None:", "if False:", CAPTURED),
+    Mutation("captured.py", "        if self._swap:", "        if False:", CAPTURED),
     Mutation("captured.py", "return Held(alive, self._watching), *(x.view_as(x) for x in alive)", "return Held(alive, self._watching), *alive", CAPTURED),
     Mutation("captured.py", "            self._held.inside = True\n        # Its device", "            pass\n        # Its device", CAPTURED),
     Mutation("captured.py", "self._held.inside = False  # an operator may be", "self._held.inside = True  # an operator may be", CAPTURED),
