@@ -58,6 +58,15 @@ def dependencies(fn: Callable[[Tree], Any], args: Tree) -> list[bool]:
     return watch.touched
 
 
+def reach_of_init(init: Callable[[Tree], Tree], args: Tree) -> list[bool]:
+    """:func:`dependencies` of an initialisation, which most often hands on leaves of its arguments as they are."""
+    place = {id(x): i for i, x in enumerate(tree.leaves(args)) if tree.is_float(x)}
+    handed_on = [place.get(id(x)) for x in tree.leaves(init(args))]
+    if None in handed_on:
+        return dependencies(init, args)
+    return [i in handed_on for i in range(len(tree.leaves(args)))]
+
+
 def require_reach(
     name: str, advice: str, feeds: Callable[[Tree], Any], reached: list[bool], args: Tree, needs: Tree
 ) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from metafunc import errors, options, tree
 from metafunc.curvature import Curvature, Exact, check_curvature
-from metafunc.dependence import dependencies, require_reach
+from metafunc.dependence import reach_of_init, require_reach
 from metafunc.estimator import Estimator
 from metafunc.generators import Draws, replaying
 from metafunc.inner import Args, Inner
@@ -119,7 +119,7 @@ class Expanded(Rule):
 
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
         if not self.order:
-            reached = dependencies(self.path.first, args)
+            reached = reach_of_init(self.path.inner.init, args)
             require_reach(
                 self.label, "use Binomial(1) or higher, or Explicit", self._solve, reached, args, needs
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from metafunc import autodiff
-from metafunc.dependence import dependencies, require_reach
+from metafunc.dependence import reach_of_init, require_reach
 from metafunc.estimator import Estimator
 from metafunc.inner import Args, Inner, solve_with
 from metafunc.rule import Rule, Stats
@@ -59,7 +59,7 @@ class ThroughInit(Rule):
         return (solve_with(self.inner, args),)
 
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
-        reached = dependencies(self.inner.init, args)
+        reached = reach_of_init(self.inner.init, args)
         require_reach(
             self.name, "use Truncated, Binomial or Explicit", self._feeds(out[0]), reached, args, needs
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from metafunc import errors, options, tree
 from metafunc.curvature import Curvature, Exact, check_curvature
-from metafunc.dependence import dependencies, require_reach
+from metafunc.dependence import reach_of_init, require_reach
 from metafunc.estimator import Estimator
 from metafunc.generators import replaying
 from metafunc.inner import Args, Inner
@@ -79,7 +79,7 @@ class LastSteps(Rule):
 
     def pullback(self, args: Args, out: tuple[Tree, ...], cotangent: Any, needs: Tree) -> tuple[Tree, Stats]:
         if not self.depth:
-            reached = dependencies(self.path.first, args)
+            reached = reach_of_init(self.path.inner.init, args)
             require_reach(
                 self.label, "use Truncated(1) or deeper, or Explicit", self._solve, reached, args, needs
             )
