@@ -6,17 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from types import FunctionType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from metafunc import autodiff, errors, tree
 from metafunc.inner import Args, Inner
 from metafunc.plug import Plug
-from metafunc.rule import Handle, Pullback, Rule, Stats, call, is_plain, linearize
+from metafunc.rule import Handle, Pullback, Rule, Stats, call, linearize
 from metafunc.tree import Tree
-
-T = TypeVar("T")
 
 
 class Estimator(Plug, ABC):
@@ -81,7 +79,7 @@ class Adapt:
         Returns:
             ``phi``, a tree like ``init(theta)``.
         """
-        return self._run(lambda args: call(self.handle, args)[0], self.inner.args(theta, data))
+        return self.inner.run(lambda args: call(self.handle, args)[0], self.inner.args(theta, data))
 
     def linearize(
         self, theta: Tree, *data: Tree, needs: tuple[Tree, Tree] | None = None, guess: Tree = ()
@@ -110,17 +108,13 @@ class Adapt:
             )
             return linearize(self.handle, args, wanted)
 
-        out, pullback = self._run(run, self.inner.args(theta, data, guess))
+        out, pullback = self.inner.run(run, self.inner.args(theta, data, guess))
 
         def pull(v: Tree) -> tuple[Tree, tuple[Tree, ...], Stats]:
             bar, stats = pullback((v, *(None for _ in out[1:])))
             return bar.theta, bar.data, stats
 
         return out[0], pull
-
-    def _run(self, fn: Callable[[Args], T], args: Args) -> T:
-        """``fn(args)``, with the captured tensors among the arguments where the rule has to see them."""
-        return self.inner.run(fn, args, follow=not is_plain(self.handle, args))
 
     def __reduce__(self) -> tuple[Estimator, tuple[Inner]]:
         return self.estimator, (self.inner,)

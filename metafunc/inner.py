@@ -132,11 +132,9 @@ class Inner:
             plain_gradient(self.objective)(phi, args) if self.residual is None else self.residual(phi, args)
         )
 
-    def run(self, fn: Callable[[Args], T], args: Args, follow: bool = True) -> T:
-        """``fn(args)``, with the tensors that the user's functions have captured among the arguments if ``follow``."""
+    def run(self, fn: Callable[[Args], T], args: Args) -> T:
+        """``fn(args)``, with the tensors that the user's functions have captured among the arguments."""
         try:
-            if not follow:
-                return fn(args)
             return self.closure.run(
                 lambda held: fn(args._replace(captured=held)),
                 lambda at: touch(self, at),

@@ -130,11 +130,6 @@ def linearize(handle: Handle, args: Tree, needs: Tree) -> tuple[tuple[Tree, ...]
     return out, lambda cotangent: pullback(handle.rule, args, out, cotangent, needs)
 
 
-def is_plain(handle: Handle, args: Tree) -> bool:
-    """Whether plain autodiff, which sees everything that a function reaches, does the work of the rule."""
-    return not torch.compiler.is_compiling() and _plain(handle.rule, args) is not None
-
-
 def _plain(rule: Rule, args: Tree) -> Callable[[Tree], tuple[Tree, ...]] | None:
     return rule.plain if rule.plain is not None and autodiff.plain_is_right(args) else None
 

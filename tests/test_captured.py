@@ -293,6 +293,15 @@ def test_a_captured_tensor_counts_as_an_argument(drawn: tuple[Program, str]) -> 
         close(found, by_hand, 1e-9)
 
 
+@pytest.mark.parametrize("batching", ["one", "loop", "shared", "mapped"])
+@pytest.mark.parametrize("estimator", EXACT, ids=repr)
+def test_every_way_to_batch_by_hand(estimator: mf.Estimator, batching: str) -> None:
+    """Nothing but the captured tensor is differentiated, so that only it tells that the path is recorded."""
+    program = Program("closure", "product", estimator, batching)
+    close(eagerly(program.captured), eagerly(program.by_hand), 1e-9)
+    close(grad(program.captured)(SCALE), eagerly(program.by_hand), 1e-9)
+
+
 def _second(fn: Callable[[Tensor], Tensor]) -> Tensor:
     leaf = SCALE.clone().requires_grad_()
     first = torch.autograd.grad(fn(leaf), leaf, create_graph=True)[0]
