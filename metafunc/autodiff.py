@@ -135,10 +135,11 @@ def vmap(fn: Callable[..., Tree], in_dims: Any = 0, randomness: str = "same") ->
     """``torch.func.vmap`` for a function whose outcome may have other leaves than tensors, which stay what they are."""
 
     def mapped(*args: Tree) -> Tree:
-        seen: list[Any] = []
+        seen: list[tree.Skeleton] = []
 
         def tensors_only(*args: Tree) -> list[Tensor]:
-            tensors, seen[:] = _split(fn(*args))
+            tensors, skeleton = tree.take_tensors(fn(*args))
+            seen[:] = [skeleton]
             return tensors
 
         tensors = _func.vmap(tensors_only, in_dims=in_dims, randomness=randomness)(*args)
@@ -150,11 +151,6 @@ def vmap(fn: Callable[..., Tree], in_dims: Any = 0, randomness: str = "same") ->
 def _own_memory(x: Tensor) -> Tensor:
     """What does not depend on the map comes out repeated without copies, about which dual numbers raise."""
     return x.clone() if 0 in x.stride() and x.numel() > 1 else x
-
-
-def _split(out: Tree) -> tuple[list[Tensor], list[Any]]:
-    tensors, skeleton = tree.take_tensors(out)
-    return tensors, [skeleton]
 
 
 def is_active() -> bool:
@@ -303,8 +299,8 @@ def all_true(flag: Tensor) -> bool:
 
     It is not known while ``torch.compile`` traces, when there are no values.
     """
-    plain = base(flag)
-    return guards.detect_fake_mode(plain) is None and all(plain.flatten().tolist())
+    values = plain_values(flag)
+    return values is not None and all(values)
 
 
 def plain_values(x: Tensor) -> list[Any] | None:

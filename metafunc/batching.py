@@ -45,7 +45,7 @@ class Vmap(Batching):
         randomness: As for ``torch.func.vmap``, for losses that draw random numbers.
 
     Raises:
-        NotImplementedError: If torch cannot map what is computed, though it can compute it for a single task.
+        RuntimeError: If torch cannot map what is computed, though it can compute it for a single task.
     """
 
     chunk: int | None = None

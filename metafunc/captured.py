@@ -252,9 +252,8 @@ class _Operands(TorchFunctionMode):
         self._held.inside = False  # an operator may be a rule, within which torch has switched this mode off
         try:
             out = func(*args, **named)
-        except (
-            RuntimeError
-        ):  # of tensors that are wrapped for a transform further out, torch can make nothing
+        except RuntimeError:
+            # Of tensors that are wrapped for a transform further out, torch can make nothing.
             self._report(strangers)
             raise
         finally:
